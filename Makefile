@@ -1,0 +1,48 @@
+# The verbs of this project. `make demo` and `make test` work on a fresh machine with Python 3.11+, make and a C++ compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow check lint types layers format bench clean
+
+help: ## list the verbs
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## create .venv with the exact versions tested
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## train the embedded default here, watch it, talk to it
+	$(BIN)/llmctl demo
+
+test: $(STAMP) ## the tests that fit in a coffee break
+	$(BIN)/python -m pytest -m 'not slow and not fault'
+
+test-slow: $(STAMP) ## the tests that take longer or kill things
+	$(BIN)/python -m pytest -m 'slow or fault'
+
+check: test test-slow lint types layers ## everything that CI runs
+
+lint: $(STAMP) ## ruff, formatting included
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy strict
+	$(BIN)/mypy
+
+layers: $(STAMP) ## who may import whom
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff rewrite
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure, as ratios within one run
+	$(BIN)/python -m tests.bench.training_step
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

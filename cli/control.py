@@ -1,0 +1,192 @@
+"""`pause resume stop kill save eval`: asking a live run, and waiting until it says that it was done."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.printing import command_name, out, say
+from cli.references import RunArgument
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.events import CommandDone
+    from trainer_daemon.contract.journal import Record
+    from trainer_daemon.contract.rundir import RunDir
+    from trainer_daemon.contract.status import RunStatus
+
+DONE_SECONDS = 600.0
+"""A step, an evaluation and a save together may take this long before we stop waiting; the request stands."""
+KILLED_SECONDS = 30.0
+
+TimeoutOption = Annotated[
+    float,
+    typer.Option("--timeout", metavar="S", min=0, help="Wait so many seconds for it to be done (exit 5)."),
+]
+
+
+def pause(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
+    """Pause at the next step boundary; the ranks keep their memory."""
+    _tell_done(run, "pause", timeout)
+
+
+def save(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
+    """Save a checkpoint at the next step boundary."""
+    _tell_done(run, "save", timeout)
+
+
+def evaluate(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
+    """Measure val_bpb at the next step boundary."""
+    status = _tell_done(run, "evaluate", timeout)
+    if status.val_bpb is not None:
+        out(f"val_bpb {status.val_bpb:.6f}")
+
+
+def resume(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
+    """Go on with a paused, stopped, failed or crashed run.
+
+    A paused one goes on at once, the others from their newest good checkpoint.
+    """
+    from pathlib import Path
+
+    from trainer_daemon.contract.errors import RefusedError
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.status import observe
+    from trainer_daemon.supervisor.detach import start_supervisor
+
+    found = find_run(run)
+    status = observe(found)
+    if found.supervisor_is_alive():
+        _tell_done(found.name, "resume", timeout)
+        return
+    if status.state == "completed":
+        raise RefusedError(
+            f"{found.name} has completed all of its {status.total_steps} steps; nothing is left to train"
+        )
+    report = start_supervisor({"resume": str(found.path)})
+    out(f"{Path(report.path).name} resumed")
+    say(f"watch it: {command_name()} attach {found.name}")
+
+
+def stop(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
+    """Save at the next step boundary and end.
+
+    `llmctl resume` continues from there. Exit 4 when it ended without saving.
+    """
+    from cli.following import check_outcome, follow, outcome
+    from trainer_daemon.contract.errors import RunFailedError
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.status import observe
+    from trainer_daemon.link.client import send_command
+
+    found = find_run(run)
+    status = observe(found)
+    _check_is_live(found, status)
+    request_id = send_command(found, "stop")
+    say(f"{found.name} stops at its next step boundary and saves")
+    done = None
+    for record in follow(found, status, until=time.monotonic() + timeout):
+        done = _answer_to(request_id, record) or done
+    check_outcome(found, status)
+    if done is not None and not done.ok:
+        raise RunFailedError(f"{found.name} ended at step {status.step}, not saved: {done.message}")
+    out(outcome(found, status))
+
+
+def kill(
+    run: RunArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """End every process of a run at once, without saving.
+
+    Steps since the last checkpoint are lost.
+    """
+    import sys
+
+    from cli.following import follow, outcome
+    from trainer_daemon.contract.errors import RefusedError
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.status import observe
+
+    found = find_run(run)
+    status = observe(found)
+    _check_is_live(found, status)
+    saved = status.last_checkpoint["step"] if status.last_checkpoint else 0
+    if not yes and sys.stdin.isatty():
+        say(
+            f"{found.name} is at step {status.step}, its last checkpoint at {saved}. `stop` would save first."
+        )
+        say("kill it? [y/N]")
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            raise RefusedError(f"{found.name} was left alone")
+    _end_processes(found, status.pid)
+    for _ in follow(found, status, until=time.monotonic() + KILLED_SECONDS):
+        pass
+    out(outcome(found, status))
+
+
+def _end_processes(run: "RunDir", supervisor_pid: int | None) -> None:
+    """Have the supervisor end the run's processes, or end them from here, and it with them, when it cannot be asked."""
+    from contextlib import suppress
+
+    from trainer_daemon.contract.errors import WaitTimeoutError
+    from trainer_daemon.link.client import request_kill, supervisor_listens
+    from trainer_daemon.supervisor.sweep import kill_unheard_run
+
+    if supervisor_listens(run):
+        with suppress(WaitTimeoutError):  # it hangs, or was stopped with SIGSTOP
+            request_kill(run)
+            return
+    say(f"the supervisor of {run.name} does not answer; it is ended along with the ranks")
+    kill_unheard_run(run, supervisor_pid)
+
+
+def _tell_done(reference: str, name: str, timeout: float) -> "RunStatus":
+    """Send a command, wait for its `CommandDone`, say what it said. Returns the run's status by then."""
+    from trainer_daemon.contract.errors import RefusedError
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.status import observe
+    from trainer_daemon.contract.text import printable
+
+    found = find_run(reference)
+    status = observe(found)
+    _check_is_live(found, status)
+    done = _send_and_wait(found, status, name, timeout)
+    if not done.ok:
+        raise RefusedError(f"{found.name}: {done.message}")
+    out(printable(f"{found.name} {done.message}"))
+    return status
+
+
+def _send_and_wait(run: "RunDir", status: "RunStatus", name: str, timeout: float) -> "CommandDone":
+    """Raises what the supervisor refuses with, RunFailedError when the run ends first, WaitTimeoutError."""
+    from cli.following import check_outcome, follow, outcome
+    from trainer_daemon.contract.errors import RefusedError
+    from trainer_daemon.link.client import send_command
+
+    request_id = send_command(run, name)
+    for record in follow(run, status, until=time.monotonic() + timeout):
+        if done := _answer_to(request_id, record):
+            return done
+    check_outcome(run, status)
+    raise RefusedError(f"{outcome(run, status)}, before it could {name}")
+
+
+def _answer_to(request_id: str, record: "Record | None") -> "CommandDone | None":
+    from trainer_daemon.contract.events import CommandDone
+
+    event = record.event if record else None
+    return event if isinstance(event, CommandDone) and event.request_id == request_id else None
+
+
+def _check_is_live(run: "RunDir", status: "RunStatus") -> None:
+    """Raises RefusedError, saying what to do, when nobody is there to ask."""
+    from trainer_daemon.contract.errors import RefusedError
+
+    if run.supervisor_is_alive():
+        return
+    if run.ranks_are_alive():
+        raise RefusedError(
+            f"{run.name} trains on without its supervisor; take it over first: llmctl resume {run.name}"
+        )
+    again = "" if status.state == "completed" else f"; start it again: llmctl resume {run.name}"
+    raise RefusedError(f"{run.name} is not running, it is {status.state}{again}")

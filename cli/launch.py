@@ -1,0 +1,204 @@
+"""`run` and `demo`: check everything that can be checked, start the daemon, watch. Ctrl-C leaves the run going."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.plan import NprocOption, PresetOption, SetOption, SpecOption, plan_for, read_spec, show_plan
+from cli.printing import command_name, on_terminal, out, out_json, say, size
+from cli.references import JsonOption
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.rundir import RunDir
+    from trainer_daemon.contract.spec import RunSpec
+    from trainer_daemon.supervisor.detach import ReadyReport
+
+NAME_TRIES = 20
+"""How often a name chosen for the reader may be taken by someone else in between."""
+
+
+def run(
+    preset: PresetOption = None,
+    spec: SpecOption = None,
+    set_: SetOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="The run's name; else the preset's or the file's."),
+    ] = None,
+    nproc: NprocOption = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Start it and return.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan; start nothing.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: what was started, or with no --detach how it ended.")
+    ] = False,
+) -> None:
+    """Train: check the spec, start the daemon, attach the cockpit. Ctrl-C or q leaves the run going."""
+    from trainer_daemon.contract.rundir import RunDir
+
+    asked = read_spec(preset, spec, set_, nproc)
+    if dry_run:
+        show_plan(asked, json=json)
+        _tell_what_is_lacking(asked)
+        return
+    built = check_spec(asked)
+    started = start(built, name, default_name=spec.stem if spec else built.preset or "run")
+    if detach:
+        _tell_started(started, json=json)
+    else:
+        watch_run(RunDir(Path(started.path)), json=json)
+
+
+def demo(json: JsonOption = False) -> None:
+    """Train the embedded default here, watch it, then talk to it."""
+    from trainer_daemon.contract.rundir import RunDir
+
+    built = check_spec(read_spec(None, None, None, None))
+    started = start(built, None, default_name="demo")
+    try:
+        watch_run(RunDir(Path(started.path)), json=json)
+    finally:
+        say(f"talk to the model: {command_name()} chat {started.name}")
+
+
+def _tell_what_is_lacking(spec: "RunSpec") -> None:
+    """What would refuse this run on this machine: a plan is often made where neither the data nor the disk is."""
+    from trainer_daemon.contract.errors import LlmctlError
+
+    try:
+        check_spec(spec)
+    except LlmctlError as e:
+        say(f"note: here it would not start: {e}")
+
+
+def check_spec(spec: "RunSpec") -> "RunSpec":
+    """The spec with its data source made absolute, once it can be run here.
+
+    Raises SpecError for an impossible batch, a device that is not here or unreadable data, RefusedError when the checkpoints would not fit.
+    """
+    from cli.machine import check_device
+    from trainer_daemon.contract.rundir import home
+    from trainer_daemon.engine.data.sources import check_source, resolve_path
+
+    plan_for(spec)
+    check_device(spec.runtime)
+    check_source(spec.data, home())
+    check_disk(spec, home())
+    if spec.data.source == "stories":
+        return spec
+    # the daemon works in the run folder, where a relative path would mean something else
+    absolute = resolve_path(spec.data.source, home())
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"source": absolute})})
+
+
+def check_disk(spec: "RunSpec", home: Path) -> None:
+    """Raises RefusedError when the run's checkpoints would not fit beside what is there."""
+    from cli.machine import nearest_existing
+    from trainer_daemon.contract.errors import RefusedError
+    from trainer_daemon.contract.estimate import checkpoint_bytes, checkpoints_at_once, disk_needed_bytes
+
+    plan, _, precision = plan_for(spec)
+    place = nearest_existing(home)
+    needed, free = disk_needed_bytes(spec, plan, precision), shutil.disk_usage(place).free
+    if needed > free:
+        each = size(checkpoint_bytes(plan.shape, precision))
+        raise RefusedError(
+            f"not enough disk: up to {checkpoints_at_once(spec, plan.total_steps)} checkpoints of {each} need "
+            f"{size(needed)}, {place} has {size(free)} free; free some, lower checkpoint.keep_last, or set LLMCTL_HOME"
+        )
+
+
+def start(spec: "RunSpec", name: str | None, *, default_name: str) -> "ReadyReport":
+    """Start a daemon for a new run; a name of our own choosing gets -2, -3, … where it is taken.
+
+    Raises SpecError for a name that is not one, RefusedError when a given name is taken.
+    """
+    from trainer_daemon.contract.errors import RefusedError
+    from trainer_daemon.contract.rundir import check_name, runs_folder
+    from trainer_daemon.supervisor.detach import start_supervisor
+
+    request = {"spec": spec.model_dump(mode="json")}
+    if name is not None:
+        return start_supervisor({**request, "name": check_name(name)})
+    for _ in range(NAME_TRIES):
+        chosen = free_name(default_name)
+        try:
+            return start_supervisor({**request, "name": chosen})
+        except RefusedError:
+            if not (runs_folder() / chosen).exists():
+                raise  # refused for another reason than a name taken in between
+    raise RefusedError(f"every name that was tried is taken, up to {chosen}; give one with --name")
+
+
+def free_name(wanted: str) -> str:
+    """`wanted` as a run name, with the first number behind it that is free."""
+    from trainer_daemon.contract.rundir import runs_folder
+
+    base = re.sub(r"[^a-z0-9_-]+", "-", wanted.lower()).strip("-_")[:50] or "run"
+    number, name = 1, base
+    while (runs_folder() / name).exists():
+        number += 1
+        name = f"{base}-{number}"
+    return name
+
+
+def watch_run(run: "RunDir", *, json: bool) -> None:
+    """The cockpit on a terminal, else a line now and then until the run is over; Ctrl-C only ends the watching.
+
+    Raises RunFailedError when the run ended badly.
+    """
+    from trainer_daemon.contract.events import FINAL_STATES
+    from trainer_daemon.contract.status import observe
+
+    if on_terminal() and not json:
+        from tui.app import run_cockpit
+
+        run_cockpit(run)
+        status = observe(run)
+        if status.state in FINAL_STATES:
+            from cli.following import check_outcome, outcome
+
+            check_outcome(run, status)
+            say(outcome(run, status))
+        else:
+            _tell_it_goes_on(run)
+        return
+    try:
+        follow_lines(run, json=json)
+    except KeyboardInterrupt:
+        _tell_it_goes_on(run)
+        raise
+
+
+def follow_lines(run: "RunDir", *, json: bool) -> None:
+    """Tell the run in lines until it is over. Raises RunFailedError when it ended badly."""
+    from cli.following import ProgressLines, check_outcome, follow, outcome
+    from trainer_daemon.contract.status import RunStatus
+
+    status = RunStatus(name=run.name, spec_hash=run.read_spec().content_hash())
+    lines = ProgressLines(tell=say if json else out, warn=say)
+    (say if json else out)(f"run {run.name} in {run.path}")
+    for record in follow(run, status):
+        if record is not None:
+            lines.take(record, status)
+    if json:
+        out_json(status.to_json())
+    check_outcome(run, status)
+    if not json:
+        out(outcome(run, status))
+
+
+def _tell_started(started: "ReadyReport", *, json: bool) -> None:
+    if json:
+        out_json({"name": started.name, "path": started.path, "pid": started.pid})
+    else:
+        out(started.name)
+        say(f"it runs on its own; watch it: {command_name()} attach {started.name}")
+
+
+def _tell_it_goes_on(run: "RunDir") -> None:
+    say(
+        f"\n{run.name} goes on; come back: {command_name()} attach {run.name}    end it: {command_name()} stop {run.name}"
+    )

@@ -1,0 +1,243 @@
+"""`plan` and `presets`: what a spec implies, said before anything starts."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.printing import count, duration, number, out, out_json, pairs, percent, say, size, table
+from cli.references import JsonOption
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.estimate import Hardware, Precision
+    from trainer_daemon.contract.scaling import TrainingPlan
+    from trainer_daemon.contract.spec import RunSpec
+
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="A named run; see: llmctl presets.")
+]
+SpecOption = Annotated[Path | None, typer.Option("--spec", metavar="FILE.toml", help="A spec of your own.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one value, e.g. train.num_iterations=20; repeatable."
+    ),
+]
+NprocOption = Annotated[str | None, typer.Option("--nproc", metavar="N|auto", help="Ranks; auto: one a GPU.")]
+
+
+def read_spec(
+    preset: str | None, file: Path | None, overrides: list[str] | None, nproc: str | None
+) -> "RunSpec":
+    """The spec that the options name. Raises SpecError."""
+    from presets.loader import DEFAULT, preset_tables
+    from trainer_daemon.contract.errors import SpecError
+    from trainer_daemon.contract.spec import build_spec, load_toml
+
+    if preset and file:
+        raise SpecError(
+            "--preset and --spec are two ways to say the same; give one, and change it with --set"
+        )
+    tables = load_toml(file) if file else preset_tables(preset or DEFAULT)
+    return build_spec(tables, [*(overrides or []), *([f"runtime.nproc={nproc}"] if nproc else [])])
+
+
+def plan(
+    preset: PresetOption = None,
+    spec: SpecOption = None,
+    set_: SetOption = None,
+    nproc: NprocOption = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="8xH100", help="Hardware to plan for; else what is found here."),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", metavar="P", min=0, help="Price of one device for an hour.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say what a run takes, before anything starts."""
+    show_plan(read_spec(preset, spec, set_, nproc), on=on, price=price, json=json)
+
+
+def show_plan(spec: "RunSpec", *, on: str | None = None, price: float | None = None, json: bool) -> None:
+    """Print the plan. Raises SpecError when the spec cannot be run as it is."""
+    description = describe_plan(spec, on=on, price=price)
+    if json:
+        out_json(description)
+    else:
+        out(plan_table(description))
+        for note in description["notes"]:
+            say(f"note: {note}")
+
+
+def plan_for(spec: "RunSpec", on: str | None = None) -> "tuple[TrainingPlan, Hardware, Precision]":
+    """The plan on the hardware named or found. Raises SpecError when the batch cannot be split over its ranks."""
+    from cli.machine import hardware_here, precision_on, world_size
+    from trainer_daemon.contract.estimate import parse_hardware
+    from trainer_daemon.contract.scaling import training_plan
+
+    hardware = parse_hardware(on) if on else hardware_here(spec.runtime)
+    ranks = world_size(spec.runtime, hardware)
+    plan = training_plan(spec, spec.tokenizer.vocab_size, ranks)
+    return plan, hardware, precision_on(hardware, spec.runtime)
+
+
+def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None = None) -> dict[str, Any]:
+    """The fields of `llmctl plan --json`; what cannot be known is None, with the reason under `notes`."""
+    from trainer_daemon.contract import estimate
+
+    plan, hardware, precision = plan_for(spec, on)
+    shape, parameters = plan.shape, plan.parameters
+    memory = estimate.rank_memory(plan, precision, on_cpu=hardware.is_cpu)
+    speed = estimate.estimate_speed(plan, hardware, price)
+    return {
+        "preset": spec.preset,
+        "spec_hash": spec.content_hash(),
+        "parameters": {"total": parameters.total, **asdict(parameters)},
+        "scaling_parameters": parameters.scaling,
+        "model": asdict(shape),
+        "precision": precision,
+        "global_batch_tokens": plan.global_batch_tokens,
+        "micro_batch_size": plan.micro_batch_size,
+        "grad_accum_steps": plan.grad_accum_steps,
+        "world_size": plan.world_size,
+        "horizon": plan.horizon,
+        "total_steps": plan.total_steps,
+        "total_tokens": plan.total_tokens,
+        "flops_per_token": plan.flops_per_token,
+        "total_flops": plan.total_flops,
+        "weight_decay_scaled": plan.weight_decay,
+        "learning_rates": asdict(plan.learning_rates),
+        "memory_per_rank_bytes": memory.total,
+        "memory_per_rank": asdict(memory),
+        "checkpoint_bytes": estimate.checkpoint_bytes(shape, precision),
+        "checkpoints_at_once": estimate.checkpoints_at_once(spec, plan.total_steps),
+        "disk_needed_bytes": estimate.disk_needed_bytes(spec, plan, precision),
+        "data": {"source": spec.data.source, "tokens_available": None, "epochs": None},
+        "hardware": {"name": hardware.name, "count": hardware.count, "peak_flops": hardware.peak_flops},
+        "estimated": {
+            "tokens_per_second": speed.tokens_per_second,
+            "mfu": speed.mfu,
+            "seconds": speed.seconds,
+            "cost": speed.cost,
+        },
+        "notes": _notes(spec, plan, hardware, speed, price),
+    }
+
+
+def _notes(
+    spec: "RunSpec", plan: "TrainingPlan", hardware: "Hardware", speed: Any, price: float | None
+) -> list[str]:
+    from trainer_daemon.contract import estimate
+    from trainer_daemon.contract.errors import did_you_mean
+    from trainer_daemon.contract.hardware import BF16_PEAK_FLOPS
+
+    notes = [
+        "data: tokens and epochs are known once the run has tokenized the text; until then they are null",
+        f"parameters: for a vocabulary of {spec.tokenizer.vocab_size}; a small text may give fewer ids",
+        "memory: exact but for activations, which are what the eager model keeps; torch's own reserve comes on top",
+    ]
+    if speed.seconds is not None:
+        share = estimate.evaluation_share(spec, plan)
+        notes.append(
+            f"estimated: {percent(estimate.ASSUMED_GPU_MFU)} of the peak is an assumption, and the time is that of "
+            f"training steps; evaluations add about {percent(share)}, samples and checkpoints come on top"
+        )
+    elif hardware.is_cpu:
+        notes.append("estimated: a CPU's speed is not in any table; the run measures it in its first steps")
+    else:
+        known = [name for name, _ in BF16_PEAK_FLOPS]
+        notes.append(
+            f'estimated: no peak FLOP/s is known for "{hardware.name}"{did_you_mean(hardware.name, known)}; '
+            f"known are {', '.join(known)}"
+        )
+    if speed.seconds is not None and price is None:
+        notes.append("estimated.cost: say what one device costs an hour with --price")
+    if plan.world_size > hardware.count and not hardware.is_cpu:
+        notes.append(f"hardware: {plan.world_size} ranks want as many devices, there are {hardware.count}")
+    return notes
+
+
+def plan_table(d: dict[str, Any]) -> str:
+    """The plan for people."""
+    p, m, memory, rates = d["parameters"], d["model"], d["memory_per_rank"], d["learning_rates"]
+    estimated, hardware = d["estimated"], d["hardware"]
+    windows = "/".join(str(w) for w in dict.fromkeys(m["windows"]))
+    rows = [
+        ("model", f"{m['n_layer']} layers x {m['n_embd']} wide, {m['n_head']} heads of {m['head_dim']}"),
+        ("", f"context {m['sequence_len']}, windows {windows}, vocabulary {m['vocab_size']}"),
+        ("parameters", f"{count(p['total'])}, of them {count(d['scaling_parameters'])} in matrices and head"),
+        ("", f"matrices {count(p['matrices'])}, head {count(p['unembedding'])}"),
+        ("", f"embedding {count(p['embedding'])}, value embedding {count(p['value_embedding'])}"),
+        ("horizon", f"{d['total_steps']:,} steps, {count(d['total_tokens'])} tokens (by {d['horizon']})"),
+        ("batch", f"{d['global_batch_tokens']:,} tokens"),
+        (
+            "",
+            f"{d['world_size']} rank{'s' if d['world_size'] > 1 else ''} x {d['micro_batch_size']} rows x {d['grad_accum_steps']} accumulated",
+        ),
+        ("computing", f"{d['total_flops']:.3g} FLOPs, {d['flops_per_token']:.3g} a token"),
+        ("rates", f"matrix {rates['matrix']:.3g}, embedding {rates['embedding']:.3g}"),
+        ("", f"head {rates['unembedding']:.3g}, weight decay {d['weight_decay_scaled']:.3g}"),
+        ("memory", f"{size(d['memory_per_rank_bytes'])} a rank in {d['precision']}"),
+        ("", f"weights {size(memory['weights'])}, gradients {size(memory['gradients'])}"),
+        ("", f"optimizer {size(memory['optimizer'])}, activations {size(memory['activations'])}"),
+        ("disk", f"{size(d['disk_needed_bytes'])}"),
+        ("", f"up to {d['checkpoints_at_once']} checkpoints of {size(d['checkpoint_bytes'])}"),
+        ("data", str(d["data"]["source"])),
+        ("hardware", f"{hardware['count']} x {hardware['name']}"),
+    ]
+    if hardware["peak_flops"]:
+        rows.append(("", f"{hardware['peak_flops'] / 1e12:,.0f} TFLOP/s each in bf16"))
+    if estimated["seconds"] is None:
+        rows.append(("estimated", "unknown; see the notes"))
+    else:
+        cost = "" if estimated["cost"] is None else f", cost {estimated['cost']:,.2f}"
+        rows.append(("estimated", f"{duration(estimated['seconds'])} of training{cost}"))
+        rows.append(
+            ("", f"{number(estimated['tokens_per_second'], 0)} tok/s, MFU {percent(estimated['mfu'])}")
+        )
+    return pairs(rows)
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The preset to show.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the presets, or show one, resolved."""
+    from presets.loader import find_preset, list_presets, preset_tables
+    from trainer_daemon.contract.spec import build_spec
+
+    if name is None:
+        known = list_presets()
+        if json:
+            out_json([{"name": p.name, "summary": p.summary, "path": str(p.path)} for p in known])
+        else:
+            out(table(("PRESET", "FOR"), [(p.name, p.summary) for p in known], left=2))
+        return
+    preset = find_preset(name)
+    spec = build_spec(preset_tables(name))
+    if json:
+        out_json(spec.model_dump(mode="json"))
+    else:
+        say(preset.opening_comment())
+        out(as_toml(spec.model_dump(mode="json")))
+
+
+def as_toml(tables: dict[str, Any]) -> str:
+    """A spec as TOML that `--spec` reads back; keys without a value stay as comments."""
+    import json
+
+    def lines(values: dict[str, Any]) -> list[str]:
+        # a JSON string, number, boolean or list of them is TOML as it stands
+        return [
+            f"# {k} is decided by the dial or the machine"
+            if v is None
+            else f"{k} = {json.dumps(v, ensure_ascii=False)}"
+            for k, v in values.items()
+            if not isinstance(v, dict)
+        ]
+
+    sections = [f"\n[{name}]\n" + "\n".join(lines(v)) for name, v in tables.items() if isinstance(v, dict)]
+    return "\n".join(lines(tables) + sections)

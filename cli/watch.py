@@ -1,0 +1,325 @@
+"""`ls status attach logs events wait`: looking at runs without touching them."""
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.printing import (
+    clock,
+    count,
+    duration,
+    number,
+    on_terminal,
+    out,
+    out_json,
+    out_json_line,
+    pairs,
+    percent,
+    say,
+    table,
+)
+from cli.references import JsonOption, RunArgument, complete_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trainer_daemon.contract.journal import Record
+    from trainer_daemon.contract.rundir import RunDir
+    from trainer_daemon.contract.status import RunStatus
+
+LOG_POLL_SECONDS = 0.2
+FollowOption = Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run is over.")]
+
+
+def ls(json: JsonOption = False) -> None:
+    """List the runs, the newest last."""
+    from trainer_daemon.contract.errors import LlmctlError
+    from trainer_daemon.contract.rundir import all_runs
+    from trainer_daemon.contract.status import observe
+
+    statuses = []
+    for run in all_runs():
+        try:
+            statuses.append(observe(run))
+        except LlmctlError as e:  # one damaged run must not hide the others
+            say(f"{run.name}: {e}")
+    if json:
+        out_json([status.to_json() for status in statuses])
+    elif not statuses:
+        say("there are no runs yet; start one with: llmctl run --preset stories")
+    else:
+        headers = ("RUN", "STATE", "STEP", "OF", "LOSS", "VAL_BPB", "TOK/S", "ETA", "UPDATED")
+        out(table(headers, [_ls_row(status) for status in statuses], left=2))
+
+
+def _ls_row(s: "RunStatus") -> tuple[str, ...]:
+    of = "-" if s.total_steps is None else str(s.total_steps)
+    return (
+        s.name,
+        s.state,
+        str(s.step),
+        of,
+        number(s.loss_nats),
+        number(s.val_bpb, 4),
+        count(s.tokens_per_second),
+        duration(s.eta_seconds),
+        clock(s.updated_at),
+    )
+
+
+def status(run: RunArgument, json: JsonOption = False) -> None:
+    """Say what a run is doing, and what is wrong if anything is."""
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.status import observe
+    from trainer_daemon.contract.text import printable
+
+    found = find_run(run)
+    s = observe(found)
+    if json:
+        out_json(s.to_json())
+        return
+    of = f" of {s.total_steps}" if s.total_steps else ""
+    tokens_of = f" of {count(s.total_tokens)}" if s.total_tokens else ""
+    checkpoint = f"step {s.last_checkpoint['step']}" if s.last_checkpoint else "-"
+    rows = [
+        ("run", s.name),
+        ("state", s.state),
+        ("step", f"{s.step}{of}"),
+        ("tokens", f"{count(s.tokens)}{tokens_of}"),
+        ("loss", f"{number(s.loss_nats, 4)} nats"),
+        ("val_bpb", f"{number(s.val_bpb, 4)}, best {number(s.min_val_bpb, 4)}"),
+        ("speed", f"{number(s.tokens_per_second, 0)} tok/s, MFU {percent(s.mfu)}"),
+        ("ETA", duration(s.eta_seconds)),
+        ("checkpoint", checkpoint),
+        ("ranks", f"{s.world_size or '-'} on {s.device or '-'}, {s.restarts} restarts"),
+        ("started", clock(s.started_at)),
+        ("updated", clock(s.updated_at)),
+        ("folder", str(found.path)),
+    ]
+    if s.error:
+        rows.append(("wrong", printable(s.error["message"])))
+    out(pairs(rows))
+
+
+def attach(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run, or ssh://[user@]host/RUN; else the list of runs.",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+) -> None:
+    """Open the cockpit on a run: live, finished or crashed."""
+    from trainer_daemon.contract.errors import SpecError
+    from trainer_daemon.contract.rundir import find_run
+
+    if not on_terminal():
+        raise SpecError(
+            "the cockpit needs a terminal; without one use: llmctl events RUN -f, or llmctl status RUN"
+        )
+    if run and run.startswith("ssh://"):
+        attach_over_ssh(run)
+    found = find_run(run) if run else None
+    from tui.app import run_cockpit
+
+    run_cockpit(found)
+
+
+def attach_over_ssh(url: str) -> None:
+    """Become `ssh -t host llmctl attach RUN`: the cockpit runs over there and draws here. Raises SpecError."""
+    import os
+
+    os.execvp("ssh", ssh_command(url))  # noqa: S606  # no shell on this side; the command is made of plain names
+
+
+def ssh_command(url: str) -> list[str]:
+    """`ssh://me@box:22/demo` -> `ssh -t -p 22 me@box -- llmctl attach demo`. Raises SpecError for anything else."""
+    import re
+
+    from trainer_daemon.contract.errors import SpecError
+    from trainer_daemon.contract.rundir import NAME_PATTERN
+
+    # both parts end up in a remote shell or as an ssh option, so nothing but plain names may pass
+    match = re.fullmatch(r"ssh://(?P<host>(?:[\w.-]+@)?\w[\w.-]*)(?::(?P<port>\d+))?/(?P<run>[^/]+)", url)
+    if match is None or not (NAME_PATTERN.fullmatch(match["run"]) or match["run"] == "@last"):
+        raise SpecError(f'"{url}" should look like ssh://[user@]host[:port]/RUN')
+    port = ["-p", match["port"]] if match["port"] else []
+    return ["ssh", "-t", *port, match["host"], "--", "llmctl", "attach", match["run"]]
+
+
+def logs(
+    run: RunArgument,
+    follow: FollowOption = False,
+    rank: Annotated[int, typer.Option("--rank", metavar="N", min=0, help="Which rank's output.")] = 0,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="supervisor|agent", help="Another process's output.")
+    ] = None,
+) -> None:
+    """Show what a run printed."""
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.text import printable
+
+    found = find_run(run)
+    name = source or f"rank-{rank}"
+    text, offset, size = found.read_log(name, 0)
+    if not text and not follow:
+        say(f"{name} of {found.name} has printed nothing; others: --rank N, --from agent, --from supervisor")
+    while True:
+        # looked at before reading: what is read afterwards includes the last words
+        is_alive = found.supervisor_is_alive() or found.ranks_are_alive()
+        while text:
+            out(printable(text), end="")
+            text, offset, size = found.read_log(name, offset)
+        if not follow or (not is_alive and offset >= size):
+            return
+        time.sleep(LOG_POLL_SECONDS)
+        text, offset, size = found.read_log(name, offset)
+
+
+def events(
+    run: RunArgument,
+    follow: FollowOption = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="SEQ", help="Only after this event, e.g. 120, train:120 or daemon:3."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show what a run reported."""
+    from trainer_daemon.contract.journal import read_all
+    from trainer_daemon.contract.rundir import find_run
+
+    found = find_run(run)
+    after = Since.parse(since) if since else None
+    for record in _records_as_they_come(found) if follow else read_all(found.journal):
+        if after is not None and not after.is_behind(record):
+            continue
+        if json:
+            out_json_line(record_json(record))
+        else:
+            out(record_line(record))
+
+
+def _records_as_they_come(run: "RunDir") -> "Iterator[Record]":
+    from cli.following import follow
+    from trainer_daemon.contract.status import RunStatus
+
+    return (r for r in follow(run, RunStatus(name=run.name)) if r is not None)
+
+
+class Since:
+    """Passes over the records up to one of them, in the order in which they are read."""
+
+    def __init__(self, stream: str, seq: int) -> None:
+        self._stream, self._seq, self._passed = stream, seq, False
+
+    @classmethod
+    def parse(cls, text: str) -> "Since":
+        """`120` is `train:120`. Raises SpecError for anything else than STREAM:SEQ."""
+        from trainer_daemon.contract.errors import SpecError
+        from trainer_daemon.contract.journal import STREAMS
+
+        stream, _, seq = text.rpartition(":")
+        if stream not in ("", *STREAMS) or not (seq.isascii() and seq.isdecimal()):
+            raise SpecError(
+                f'--since takes a sequence number, or STREAM:NUMBER with one of {", ".join(STREAMS)}; got "{text}"'
+            )
+        return cls(stream or "train", int(seq))
+
+    def is_behind(self, record: "Record") -> bool:
+        """Whether the record comes after the one that was named."""
+        if self._passed:
+            return True
+        if record.stream != self._stream:
+            return False
+        self._passed = record.seq >= self._seq
+        return record.seq > self._seq
+
+
+def record_json(record: "Record") -> dict[str, Any]:
+    """A record as one flat JSON object: its place, its kind, its event's fields."""
+    head = {k: getattr(record, k) for k in ("stream", "seq", "wall", "mono", "attempt", "kind")}
+    return {**head, **(asdict(record.event) if record.event else {})}
+
+
+def record_line(record: "Record") -> str:
+    """`12:03:11 train:123 train_step step=10 loss_nats=3.21`"""
+    from trainer_daemon.contract.text import printable
+
+    def show(value: object) -> str:
+        return (
+            f"{value:.6g}"
+            if isinstance(value, float)
+            else repr(value)
+            if isinstance(value, str)
+            else str(value)
+        )
+
+    values = asdict(record.event) if record.event else {}
+    told = " ".join(f"{k}={show(v)}" for k, v in values.items())
+    when = time.strftime("%H:%M:%S", time.localtime(record.wall))
+    return printable(f"{when} {record.stream}:{record.seq} {record.kind} {told}".rstrip())
+
+
+def wait(
+    run: RunArgument,
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", metavar="STATE|step=N", help="What to wait for; else the run's end."),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", min=0, help="Give up after so many seconds (exit 5)."),
+    ] = None,
+) -> None:
+    """Block until a run is over, in a state, or at a step.
+
+    Exit 4 when it failed, or ended without getting there; 5 when the time is over.
+    """
+    from cli.following import check_outcome, follow, outcome
+    from trainer_daemon.contract.errors import RunFailedError
+    from trainer_daemon.contract.events import FINAL_STATES
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.status import observe
+
+    found = find_run(run)
+    is_met = parse_condition(for_) if for_ else None
+    until = None if timeout is None else time.monotonic() + timeout
+    s = observe(found)
+    if is_met is None:
+        for _ in follow(found, s, until=until):
+            pass
+        check_outcome(found, s)
+        out(outcome(found, s))
+        return
+    if not is_met(s):
+        met = any(is_met(s) for record in follow(found, s, until=until) if record is not None)
+        # `crashed` is seen in the locks alone, after the last record
+        if not met and not is_met(s):
+            assert s.state in FINAL_STATES, s.state
+            raise RunFailedError(f"{outcome(found, s)}; it will not be {for_} any more")
+    out(f"{found.name} {s.state} at step {s.step}")
+
+
+def parse_condition(text: str) -> Any:
+    """`paused` or `step=100` -> a test on a status. Raises SpecError for anything else."""
+    from typing import get_args
+
+    from trainer_daemon.contract.errors import SpecError, did_you_mean
+    from trainer_daemon.contract.events import State
+
+    if text.startswith("step=") and text[5:].isascii() and text[5:].isdecimal():
+        step = int(text[5:])
+        return lambda status: status.step >= step
+    states = get_args(State)
+    if text not in states:
+        raise SpecError(
+            f"--for takes step=N or a state{did_you_mean(text, states)}; states: {', '.join(states)}"
+        )
+    return lambda status: status.state == text

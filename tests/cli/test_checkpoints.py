@@ -1,0 +1,126 @@
+"""Naming, listing and checking what is on disk."""
+
+from pathlib import Path
+
+import pytest
+
+from cli.references import find_checkpoint, split_reference
+from tests.cli.conftest import Llmctl, add_checkpoint, completed_run
+from trainer_daemon.contract.errors import NotFoundError, SpecError
+from trainer_daemon.contract.rundir import RunDir
+
+
+@pytest.fixture
+def run(home: Path) -> RunDir:
+    made = completed_run()
+    for step, bpb in ((10, 0.9), (20, 0.5), (30, None)):
+        add_checkpoint(made, step, bpb)
+    return made
+
+
+def test_the_list_has_every_promised_field(llmctl: Llmctl, run: RunDir) -> None:
+    listed = llmctl("checkpoints", "done", "--json").json()
+    assert set(listed[0]) == {
+        "step",
+        "path",
+        "bytes",
+        "val_bpb",
+        "loss_nats",
+        "saved_at",
+        "pinned",
+        "best",
+        "verified",
+    }
+    assert [(c["step"], c["val_bpb"], c["best"]) for c in listed] == [
+        (10, 0.9, False),
+        (20, 0.5, True),
+        (30, None, False),
+    ]
+    assert all(Path(c["path"]).is_dir() for c in listed)
+    assert llmctl("checkpoints", "done").out.splitlines()[2].split()[0] == "20"
+
+
+@pytest.mark.parametrize(
+    ("reference", "step"),
+    [
+        ("done", 30),
+        ("done@last", 30),
+        ("done@best", 20),
+        ("done@10", 10),
+        ("do@10", 10),
+        ("@last", 30),
+        ("@last@10", 10),
+    ],
+)
+def test_a_checkpoint_has_many_names(run: RunDir, reference: str, step: int) -> None:
+    found, info = find_checkpoint(reference)
+    assert (found, info.step) == (run, step)
+
+
+def test_a_checkpoint_is_also_its_folder(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.checkpoints)
+    assert find_checkpoint("./step-00000010")[1].step == 10
+    assert find_checkpoint(str(run.checkpoints / "step-00000020"))[1].best
+    with pytest.raises(NotFoundError, match="not a checkpoint folder"):
+        find_checkpoint(str(run.path))
+
+
+def test_an_unknown_step_is_answered_with_the_nearest(run: RunDir) -> None:
+    with pytest.raises(NotFoundError, match="the nearest is done@20, there are: 10, 20, 30"):
+        find_checkpoint("done@23")
+
+
+@pytest.mark.parametrize("reference", ["done@", "done@-1", "done@1e1", "done@²", "done@newest"])
+def test_what_is_no_step_is_refused(run: RunDir, reference: str) -> None:
+    with pytest.raises(SpecError, match="a step, last or best"):
+        find_checkpoint(reference)
+
+
+def test_best_needs_an_evaluation(home: Path) -> None:
+    add_checkpoint(completed_run("unscored"), 5)
+    with pytest.raises(NotFoundError, match="use unscored@5"):
+        find_checkpoint("unscored@best")
+
+
+def test_the_run_is_what_stands_before_the_last_at_sign() -> None:
+    assert split_reference("a@5") == ("a", "5")
+    assert split_reference("@last") == ("@last", None)
+    assert split_reference("@last@best") == ("@last", "best")
+    assert split_reference("a") == ("a", None)
+
+
+def test_verify_holds_for_what_was_written(llmctl: Llmctl, run: RunDir) -> None:
+    verified = llmctl("verify", "done", "--json")
+    assert verified.code == 0
+    assert verified.json()["ok"] is True
+    assert [f["path"] for f in verified.json()["files"]] == [
+        f"step-000000{step}/model.safetensors" for step in (10, 20, 30)
+    ]
+    assert len(llmctl("verify", "done@10", "--json").json()["files"]) == 1
+
+
+def test_one_changed_byte_is_found_and_named(llmctl: Llmctl, run: RunDir) -> None:
+    (run.checkpoints / "step-00000020" / "model.safetensors").write_bytes(b"weights 2O")
+    broken = llmctl("verify", "done", "--json")
+    assert broken.code == 4
+    assert broken.json()["ok"] is False
+    (bad,) = [f for f in broken.json()["files"] if not f["ok"]]
+    assert bad["path"] == "step-00000020/model.safetensors"
+    assert bad["expected"] != bad["actual"]
+    assert "step-00000020/model.safetensors" in broken.err
+    assert llmctl("verify", "done@10").code == 0
+
+
+def test_a_missing_file_and_a_damaged_manifest_are_found(llmctl: Llmctl, run: RunDir) -> None:
+    (run.checkpoints / "step-00000010" / "model.safetensors").unlink()
+    assert "MISSING step-00000010/model.safetensors" in llmctl("verify", "done").out
+    (run.checkpoints / "step-00000030" / "MANIFEST.json").write_text("{")
+    damaged = llmctl("verify", "done")
+    assert damaged.code == 4
+    assert "DAMAGED step-00000030/MANIFEST.json" in damaged.out
+
+
+def test_there_is_nothing_to_verify_in_a_run_without_checkpoints(llmctl: Llmctl) -> None:
+    completed_run()
+    assert llmctl("verify", "done").code == 3
+    assert llmctl("checkpoints", "done", "--json").json() == []

@@ -1,0 +1,121 @@
+"""Commands against a real daemon; its ranks are stand-ins that need no torch."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.conftest import Llmctl
+from tests.supervisor.conftest import Daemons, kill_and_wait
+from trainer_daemon.contract.errors import RefusedError
+from trainer_daemon.link import client
+from trainer_daemon.supervisor.sweep import kill_unheard_run, run_processes
+
+
+def test_a_run_is_paused_saved_resumed_and_stopped_by_name(daemons: Daemons, llmctl: Llmctl) -> None:
+    daemons.start("live")
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+
+    paused = llmctl("pause", "live")
+    assert (paused.code, paused.out) == (0, "live done\n")
+    assert llmctl("status", "live", "--json").json()["state"] == "paused"
+    again = llmctl("pause", "live")
+    assert again.code == 6
+    assert "paused already" in again.err
+
+    assert llmctl("save", "live").code == 0
+    assert llmctl("status", "live", "--json").json()["last_checkpoint"] is not None
+    assert llmctl("resume", "live").code == 0
+    assert llmctl("resume", "live").code == 6  # it is not paused any more
+
+    stopped = llmctl("stop", "live")
+    assert stopped.code == 0
+    assert stopped.out.startswith("live stopped at step")
+    assert llmctl("stop", "live").code == 6
+    assert llmctl("wait", "live").code == 0
+
+
+def test_kill_ends_a_run_at_once(daemons: Daemons, llmctl: Llmctl) -> None:
+    daemons.start("live")
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+    killed = llmctl("kill", "live", "-y")
+    assert killed.code == 0, killed
+    assert llmctl("status", "live", "--json").json()["state"] in {"stopped", "failed", "crashed"}
+
+
+@pytest.mark.parametrize("has_sockets", [True, False])
+def test_kill_ends_a_run_whose_supervisor_cannot_be_asked(
+    daemons: Daemons, llmctl: Llmctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_sockets: bool
+) -> None:
+    monkeypatch.setattr(client, "KILL_SECONDS", 0.1)
+    monkeypatch.setenv("FAULT", "orphan")
+    run = daemons.start("live", nproc=2)
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+    psutil.Process(daemons.pid).suspend()
+    if not has_sockets:
+        shutil.rmtree(tmp_path / "runtime")
+    killed = llmctl("kill", "live", "-y")
+    assert killed.code == 0, killed
+    assert "does not answer" in killed.err
+    assert run_processes(run) == []
+    assert not run.supervisor_is_alive()
+    assert not run.ranks_are_alive()
+    assert llmctl("status", "live", "--json").json()["state"] == "crashed"
+
+
+def test_a_process_that_does_not_hold_the_lock_is_not_taken_for_the_supervisor(
+    daemons: Daemons, llmctl: Llmctl
+) -> None:
+    """The journal's last pid may be that of a supervisor long dead, and another process's by now."""
+    run = daemons.start("live")
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+    with subprocess.Popen(["sleep", "60"]) as other:
+        for pid in (other.pid, None):
+            with pytest.raises(RefusedError, match="nobody answers for live"):
+                kill_unheard_run(run, pid)
+        assert other.poll() is None
+        other.kill()
+    assert run.supervisor_is_alive()
+    assert run.ranks_are_alive()
+
+
+def test_a_stop_that_takes_too_long_is_waited_for_no_longer(
+    daemons: Daemons, llmctl: Llmctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT", "deaf")
+    daemons.start("live")
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+    late = llmctl("stop", "live", "--timeout", "0.1")
+    assert late.code == 5
+    assert "live is stopping" in late.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"), [("full", "could not be written"), ("deaf", "before they could save")]
+)
+def test_a_stop_that_did_not_save_says_so(
+    daemons: Daemons, llmctl: Llmctl, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+) -> None:
+    monkeypatch.setenv("FAULT", fault)
+    monkeypatch.setenv("STOP_SECONDS", "0.3")
+    daemons.start("live")
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+    stopped = llmctl("stop", "live", "--timeout", "30")
+    assert stopped.code == 4
+    assert told in stopped.err
+
+
+def test_a_run_without_its_supervisor_wants_to_be_taken_over_first(daemons: Daemons, llmctl: Llmctl) -> None:
+    daemons.start("live")
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+    kill_and_wait(daemons.pid)
+    orphan = llmctl("pause", "live")
+    assert orphan.code == 6
+    assert "llmctl resume live" in orphan.err
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "stop", "save", "eval", "kill"])
+def test_no_command_finds_a_run_that_is_not_there(llmctl: Llmctl, command: str) -> None:
+    assert llmctl(command, "nobody").code == 3

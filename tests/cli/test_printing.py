@@ -1,0 +1,55 @@
+"""Numbers the way people read them."""
+
+import pytest
+
+from cli.printing import clock, count, duration, number, pairs, percent, size, table
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (7, "7"),
+        (999.4, "999"),
+        (999.6, "1k"),
+        (1234, "1.23k"),
+        (1_681_786_938, "1.68B"),
+        (2e13, "20T"),
+        (-1500, "-1.5k"),
+    ],
+)
+def test_counts_have_three_figures_and_a_unit(value: float, shown: str) -> None:
+    assert count(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0, "0B"), (1500, "1.5kB"), (12_147_000_000, "12.1GB"), (3.2e12, "3.2TB")]
+)
+def test_sizes_are_decimal(value: float, shown: str) -> None:
+    assert size(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0s"),
+        (59.4, "59s"),
+        (60, "1m00s"),
+        (93, "1m33s"),
+        (3599, "59m59s"),
+        (3600, "1h00m"),
+        (18_540, "5h09m"),
+        (900_000, "10d10h"),
+    ],
+)
+def test_durations_keep_two_units(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_the_unknown_is_a_dash() -> None:
+    assert [f(None) for f in (count, size, duration, percent, clock, number)] == ["-"] * 6
+
+
+def test_tables_align_names_left_and_numbers_right() -> None:
+    assert table(("A", "B"), [("x", "1"), ("long", "22")]) == "A      B\nx      1\nlong  22"
+    assert pairs([("a", "1"), ("long", "2")]) == "a     1\nlong  2"

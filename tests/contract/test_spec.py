@@ -1,0 +1,150 @@
+"""A spec is right or it is refused, with the key and what to change."""
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.spec import RunSpec, Section, build_spec, load_toml, parse_override
+
+
+def sections(section: type[Section] = RunSpec) -> list[type[Section]]:
+    below = [f.annotation for f in section.model_fields.values()]
+    return [section, *(s for s in below if isinstance(s, type) and issubclass(s, Section))]
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("model.dept", "depth"),
+        ("train.micro_batch", "micro_batch_size"),
+        ("optim.matrix_learning_rate", None),
+        ("optim.martix_lr", "matrix_lr"),
+        ("modle.depth", "model"),
+        ("sede", "seed"),
+        ("checkpoint.keep", "keep_last"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, nearest: str | None) -> None:
+    with pytest.raises(SpecError) as e:
+        build_spec({}, [f"{key}=1"])
+    unknown = key.split(".", maxsplit=1)[0] if key.startswith("modle") else key
+    assert f'unknown key "{unknown}"' in str(e.value)
+    assert nearest is None or f'did you mean "{nearest}"' in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.depth=0", "model.depth"),
+        ("model.depth=twelve", "model.depth"),
+        ("model.depth=1e9", "model.depth"),
+        ("model.depth=12.5", "model.depth"),
+        ("model.head_dim=33", "model.head_dim"),
+        ("model.window_pattern=''", "model.window_pattern"),
+        ("model.window_pattern=SXL", "model.window_pattern"),
+        ("schedule.warmdown_ratio=1.5", "schedule.warmdown_ratio"),
+        ("optim.matrix_lr=-5", "optim.matrix_lr"),
+        ("optim.matrix_lr=nan", "optim.matrix_lr"),
+        ("optim.matrix_lr=inf", "optim.matrix_lr"),
+        ("checkpoint.keep_last=1", "checkpoint.keep_last"),
+        ("runtime.nproc=0", "runtime.nproc"),
+        ("runtime.nproc=some", "runtime.nproc"),
+        ("runtime.device=tpu", "runtime.device"),
+        ("tokenizer.vocab_size=256", "tokenizer.vocab_size"),
+        ("data.source=''", "data.source"),
+        ("data.held_out=some", "data.held_out"),
+        ("model=3", "model"),
+        ("model.depth.x=3", '"depth" is a value, not a section'),
+        ("sample.prompts=text", "sample.prompts"),
+        ("seed=-1", "seed"),
+    ],
+)
+def test_a_bad_value_is_refused_by_the_name_of_its_key(override: str, says: str) -> None:
+    tables: dict[str, Any] = {"model": {"depth": 4}}
+    with pytest.raises(SpecError) as e:
+        build_spec(tables, [override])
+    assert says in str(e.value)
+    assert "pydantic" not in str(e.value)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(SpecError) as e:
+        build_spec({"model": {"depth": 0, "hea_dim": 4}, "seed": -1})
+    assert all(key in str(e.value) for key in ("model.depth", 'unknown key "model.hea_dim"', "seed"))
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "value"),
+    [
+        ("train.num_iterations=20", ["train", "num_iterations"], 20),
+        ("a.b = 1.5", ["a", "b"], 1.5),
+        ("a=true", ["a"], True),
+        ('a="quoted = sign"', ["a"], "quoted = sign"),
+        ("data.source=my texts/*.txt", ["data", "source"], "my texts/*.txt"),
+        ("a=x=y", ["a"], "x=y"),
+        ("sample.prompts=['One', 'Two']", ["sample", "prompts"], ["One", "Two"]),
+        ("a=none", ["a"], None),
+        ("a=", ["a"], ""),
+        ("a=1_000", ["a"], 1000),
+    ],
+)
+def test_an_override_is_toml_or_a_bare_word(text: str, keys: list[str], value: object) -> None:
+    assert parse_override(text) == (keys, value)
+
+
+@pytest.mark.parametrize("text", ["", "seed", "=3", "a..b=3", ".a=3", "model.=3"])
+def test_an_override_without_key_or_value_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="--set takes KEY=VALUE"):
+        parse_override(text)
+
+
+def test_a_date_is_toml_and_no_value_of_ours() -> None:
+    """A TOML date is no JSON, and once ended in a traceback."""
+    with pytest.raises(SpecError, match="seed"):
+        build_spec({"seed": date(2026, 1, 1)})
+
+
+def test_the_last_override_wins_and_the_tables_stay_as_they_were() -> None:
+    tables = {"model": {"depth": 4}}
+    assert build_spec(tables, ["model.depth=6", "model.depth=8"]).model.depth == 8
+    assert tables == {"model": {"depth": 4}}
+
+
+def test_the_hash_is_of_the_meaning_and_not_of_the_writing() -> None:
+    spec = build_spec({"model": {"depth": 4}, "seed": 7})
+    again = build_spec({"seed": 7, "model": {"depth": 4, "head_dim": 128}})
+    assert spec.canonical_json() == again.canonical_json()
+    assert spec.content_hash() == again.content_hash()
+    assert build_spec({"model": {"depth": 5}, "seed": 7}).content_hash() != spec.content_hash()
+
+
+def test_the_hash_survives_the_way_through_a_file() -> None:
+    spec = build_spec({"sample": {"prompts": ["数学", "a\nb"]}, "optim": {"matrix_lr": 0.1}})
+    reread = RunSpec.model_validate_json(spec.model_dump_json(indent=2))
+    assert reread == spec
+    assert reread.content_hash() == spec.content_hash()
+    assert json.loads(spec.canonical_json()) == spec.model_dump(mode="json")
+
+
+def test_a_spec_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunSpec().seed = 3  # type: ignore[misc]  # the type checker knows it too
+
+
+def test_every_field_says_what_it_means() -> None:
+    for section in sections():
+        for name, field in section.model_fields.items():
+            if not isinstance(field.default, Section):
+                assert field.description, f"{section.__name__}.{name}"
+
+
+@pytest.mark.parametrize("content", [b"model = [", b"\xff\xfe", b"[model\n"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "spec.toml").write_bytes(content)
+    with pytest.raises(SpecError, match=r"spec\.toml"):
+        load_toml(tmp_path / "spec.toml")

@@ -1,0 +1,151 @@
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
+from trainer_daemon.engine.data import shards
+from trainer_daemon.engine.data.batches import Batches
+from trainer_daemon.engine.data.rows import ConcatRows, open_rows, plan_best_fit
+from trainer_daemon.engine.data.shards import Prepared, Split, prepare
+
+WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak"]
+
+
+@pytest.fixture(params=[100_000_000, 1000], ids=["one shard", "many shards"])
+def prepared(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    """1,500 documents of 1 to 60 words, in one shard or in many small ones."""
+    monkeypatch.setattr(shards, "SHARD_TOKENS", request.param)
+    rng = np.random.default_rng(0)
+    with (tmp_path / "trees.jsonl").open("w") as file:
+        for _ in range(1500):
+            words = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 60))))
+            file.write(f'{{"text": "{words}"}}\n')
+    data = DataSpec(source=str(tmp_path / "trees.jsonl"))
+    return prepare(data, TokenizerSpec(vocab_size=300), tmp_path / "cache", lambda *_: None)
+
+
+def documents(prepared: Prepared) -> list[list[int]]:
+    starts = prepared.train.document_starts()
+    return [prepared.train.read(a, b - a).tolist() for a, b in pairwise(starts.tolist())]
+
+
+def test_concat_holds_every_token_once_as_a_target(prepared: Prepared) -> None:
+    rows = open_rows(prepared.train, 64, "concat")
+    whole = prepared.train.read(0, len(prepared.train))
+    assert (len(whole) - 1) // 64 == len(rows)
+    targets = np.concatenate([rows.row(i)[1:] for i in range(len(rows))])
+    np.testing.assert_array_equal(targets, whole[1 : 1 + len(rows) * 64])
+    np.testing.assert_array_equal(rows.row(3), whole[3 * 64 : 4 * 64 + 1])
+
+
+def test_a_concat_row_has_its_last_target_too(tmp_path: Path) -> None:
+    for tokens, expected in [(4, 0), (5, 1), (8, 1), (9, 2)]:
+        writer = shards._SplitWriter(tmp_path / str(tokens), "uint16")
+        writer.add(0, np.arange(1, tokens, dtype=np.uint32), tokens - 1)
+        rows = ConcatRows(Split(tmp_path / str(tokens), writer.close(), "uint16"), 4)
+        assert [rows.row(i).tolist() for i in range(len(rows))] == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]][
+            :expected
+        ]
+
+
+def test_a_best_fit_row_is_made_of_whole_documents_and_at_most_one_cropped_at_its_end(
+    prepared: Prepared,
+) -> None:
+    rows = open_rows(prepared.train, 64, "bos-bestfit")
+    whole = {tuple(document) for document in documents(prepared)}
+    starts_of = {document[:k] for document in whole for k in range(1, len(document) + 1)}
+    bos = prepared.tokenizer.bos_id
+    for i in range(len(rows)):
+        row = rows.row(i).tolist()
+        assert len(row) == 65
+        assert row[0] == bos
+        cuts = [*(at for at, token in enumerate(row) if token == bos), 65]
+        pieces = [tuple(row[a:b]) for a, b in pairwise(cuts)]
+        assert all(piece in whole for piece in pieces[:-1])
+        assert pieces[-1] in starts_of
+
+
+def test_best_fit_takes_no_document_twice(prepared: Prepared) -> None:
+    starts = prepared.train.document_starts()
+    plan = plan_best_fit(starts, 65)
+    assert len(set(plan[:, 0].tolist())) == len(plan)
+    assert set(plan[:, 0].tolist()) <= set(starts[:-1].tolist())
+
+
+def test_best_fit_takes_the_largest_that_fits_and_crops_the_shortest_when_none_does() -> None:
+    #       lengths: 6, 3, 9, 4, 20 in rows of 10
+    starts = np.array([0, 6, 9, 18, 22, 42])
+    # 9 fits first; nothing fits in the 1 that is left, so the 3 is cropped to 1; then 6 + 4; the 20 is cropped to 10
+    assert plan_best_fit(starts, 10).tolist() == [[9, 9], [6, 1], [0, 6], [18, 4], [22, 10]]
+
+
+def test_a_last_row_that_cannot_be_filled_is_left_out() -> None:
+    assert plan_best_fit(np.array([0, 6, 9]), 10).tolist() == []
+    assert plan_best_fit(np.array([0, 10, 13]), 10).tolist() == [[0, 10]]
+
+
+def test_the_fraction_dropped_is_what_no_row_holds(prepared: Prepared) -> None:
+    rows = open_rows(prepared.train, 64, "bos-bestfit")
+    assert rows.tokens_dropped == pytest.approx(1 - len(rows) * 65 / prepared.train.meta.tokens)
+    assert 0 < rows.tokens_dropped < 0.4
+    assert open_rows(prepared.train, 64, "concat").tokens_dropped < 0.01
+
+
+@pytest.mark.parametrize("packing", ["concat", "bos-bestfit"])
+def test_rows_together_are_the_rows_one_by_one(prepared: Prepared, packing: str) -> None:
+    rows = open_rows(prepared.train, 64, packing)  # type: ignore[arg-type]  # a parameter is a plain str
+    np.testing.assert_array_equal(rows.rows([5, 0, 5]), [rows.row(5), rows.row(0), rows.row(5)])
+    for i in (-1, len(rows)):
+        with pytest.raises(IndexError, match="row"):
+            rows.row(i)
+
+
+def test_the_plan_is_made_once_and_made_again_when_its_file_is_damaged(prepared: Prepared) -> None:
+    first = open_rows(prepared.train, 64, "bos-bestfit").rows(range(10))
+    (plan,) = prepared.train.folder.glob("*.npy")
+    made = plan.stat().st_mtime_ns
+    np.testing.assert_array_equal(open_rows(prepared.train, 64, "bos-bestfit").rows(range(10)), first)
+    assert plan.stat().st_mtime_ns == made
+    plan.write_bytes(plan.read_bytes()[:100])
+    np.testing.assert_array_equal(open_rows(prepared.train, 64, "bos-bestfit").rows(range(10)), first)
+    assert plan.stat().st_size > 100
+    assert len(list(prepared.train.folder.glob(".*"))) == 0
+
+
+def test_too_little_text_for_one_row_is_refused(prepared: Prepared) -> None:
+    with pytest.raises(SpecError, match=r"held_out has \d+ tokens in 15 documents.*lower model.sequence_len"):
+        open_rows(prepared.held_out, 100_000, "bos-bestfit")
+
+
+def test_micro_batches_of_all_ranks_are_the_same_rows_for_any_number_of_ranks(prepared: Prepared) -> None:
+    rows = open_rows(prepared.train, 64, "bos-bestfit")
+
+    def step(world_size: int, micro_batch_size: int) -> torch.Tensor:
+        ranks = [
+            Batches(
+                rows,
+                seed=9,
+                global_rows=12,
+                micro_batch_size=micro_batch_size,
+                rank=rank,
+                world_size=world_size,
+                device=torch.device("cpu"),
+            )
+            for rank in range(world_size)
+        ]
+        parts = []
+        for batches in ranks:
+            for inputs, targets in batches.micro_batches(24):
+                assert inputs.dtype == targets.dtype == torch.int64
+                assert inputs.shape == targets.shape == (micro_batch_size, 64)
+                assert torch.equal(inputs[:, 1:], targets[:, :-1])
+                parts.append(inputs)
+        return torch.cat(parts)
+
+    one = step(1, 12)
+    for world_size, micro_batch_size in [(1, 4), (2, 6), (2, 2), (3, 4), (4, 1)]:
+        assert torch.equal(step(world_size, micro_batch_size), one)

@@ -1,0 +1,292 @@
+"""The training loop on a real, tiny run: what it reports, how it obeys, and that a resumed run is the same run."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import Recorder, build_tiny, run_tiny, tiny_spec
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.events import (
+    CheckpointFailed,
+    CheckpointSaved,
+    Command,
+    CommandDone,
+    Evaluated,
+    Event,
+    Notice,
+    PhaseChanged,
+    Resumed,
+    RunPlanned,
+    SampleChunk,
+    Sampled,
+    TrainStep,
+)
+from trainer_daemon.engine.checkpoint import store
+from trainer_daemon.engine.checkpoint.files import Progress, load_progress
+from trainer_daemon.engine.job import StoppedBeforeTrainingError, compiled_or_eager
+from trainer_daemon.engine.loop import train
+from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One corpus for the whole module."""
+    return tmp_path_factory.mktemp("home")
+
+
+def stop_at(step: int) -> Recorder:
+    return Recorder({step: [Command("r1", "stop", {})]})
+
+
+def test_a_run_reports_its_plan_every_step_and_its_end(home: Path, tmp_path: Path) -> None:
+    seen = Recorder()
+    finished, job = run_tiny(tiny_spec(), home, seen, tmp_path)
+
+    assert (finished.reason, finished.step) == ("completed", 12)
+    assert [e.step for e in seen.of(TrainStep)] == list(range(1, 13))
+    assert [e.step for e in seen.of(Evaluated)] == [0, 6, 12]
+    assert [e.step for e in seen.of(Sampled)] == [6, 12]
+    assert [e.step for e in seen.of(CheckpointSaved)] == [5, 10, 12]
+    (plan,) = seen.of(RunPlanned)
+    assert plan.parameters == sum(p.numel() for p in job.model.parameters())
+    assert plan.bits_per_byte_floor is not None
+    first, last = seen.of(TrainStep)[0], seen.of(TrainStep)[-1]
+    assert first.loss_nats is not None
+    assert first.loss_nats == pytest.approx(math.log(plan.vocab_size), rel=0.05)
+    assert last.loss_nats is not None
+    assert last.loss_nats < first.loss_nats - 0.3
+    assert last.tokens == plan.total_tokens == 12 * 256
+    assert last.grad_norm is not None
+    assert last.grad_norm > 0
+    assert last.epoch == pytest.approx(12 * 8 / plan.train_rows)
+    assert [c.val_bpb is not None for c in store.list_checkpoints(tmp_path)] == [False, False, True]
+
+
+@pytest.mark.parametrize("stop_step", [1, 5, 7, 11])
+def test_a_resumed_run_repeats_the_losses_of_an_uninterrupted_one_bit_for_bit(
+    home: Path, tmp_path: Path, stop_step: int
+) -> None:
+    whole = Recorder()
+    _, uninterrupted = run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
+
+    first, second = stop_at(stop_step), Recorder()
+    finished, _ = run_tiny(tiny_spec(), home, first, tmp_path / "parts")
+    assert (finished.reason, finished.step) == ("stopped", stop_step)
+    finished, resumed = run_tiny(tiny_spec(), home, second, tmp_path / "parts")
+
+    assert finished.reason == "completed"
+    assert [e.step for e in second.of(Resumed)] == [stop_step]
+    assert first.losses | second.losses == whole.losses
+    for (name, a), b in zip(
+        uninterrupted.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    for (name, a), b in zip(
+        uninterrupted.optimizer.state_tensors().items(),
+        resumed.optimizer.state_tensors().values(),
+        strict=True,
+    ):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("forgotten", ["optimizer", "samples_seen", "step"])
+def test_a_resume_that_forgets_one_thing_is_not_the_same_run(
+    home: Path, tmp_path: Path, forgotten: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the test above: were it blind, this one would fail."""
+    if forgotten == "optimizer":
+        monkeypatch.setattr(MuonAdamW, "load_state_tensors", lambda *_: None)
+    else:
+
+        def forgetful(path: Path) -> Progress:
+            progress = load_progress(path)
+            setattr(progress, forgotten, 6 if forgotten == "step" else 0)
+            return progress
+
+        monkeypatch.setattr("trainer_daemon.engine.job.load_progress", forgetful)
+    whole, second = Recorder(), Recorder()
+    _, uninterrupted = run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
+    run_tiny(tiny_spec(), home, stop_at(7), tmp_path / "parts")
+    _, resumed = run_tiny(tiny_spec(), home, second, tmp_path / "parts")
+    same = (
+        torch.equal(a, b)
+        for a, b in zip(
+            uninterrupted.model.state_dict().values(), resumed.model.state_dict().values(), strict=True
+        )
+    )
+    assert not all(same)
+
+
+def test_pause_save_sample_and_resume_are_obeyed_in_order_at_one_step_boundary(
+    home: Path, tmp_path: Path
+) -> None:
+    asked = [
+        Command("a", "pause", {}),
+        Command("b", "save", {}),
+        Command(
+            "c",
+            "sample",
+            {"prompt": "One day", "max_tokens": 5, "temperature": 0.0, "top_k": None, "seed": 1},
+        ),
+        Command("d", "evaluate", {}),
+        Command("e", "resume", {}),
+    ]
+    seen = Recorder({3: asked})
+    finished, _ = run_tiny(tiny_spec(), home, seen, tmp_path)
+
+    assert finished.reason == "completed"
+    assert [(e.request_id, e.ok) for e in seen.of(CommandDone)] == [(x, True) for x in "abcde"]
+    assert [e.step for e in seen.of(CheckpointSaved)] == [3, 5, 10, 12]
+    (sample,) = [e for e in seen.of(Sampled) if e.request_id == "c"]
+    assert sample.step == 3
+    assert sample.text == "".join(e.text for e in seen.of(SampleChunk) if e.request_id == "c")
+    phases = [e.phase for e in seen.of(PhaseChanged) if e.step == 3]
+    assert phases == ["paused", "saving", "paused", "sampling", "paused", "evaluating", "paused", "running"]
+
+
+def test_what_is_done_on_request_does_not_change_the_training(home: Path, tmp_path: Path) -> None:
+    whole = Recorder()
+    run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
+    sample = {"prompt": "", "max_tokens": 9, "temperature": 1.0, "top_k": 3, "seed": 5}
+    disturbed = Recorder(
+        {4: [Command("a", "sample", sample), Command("b", "evaluate", {}), Command("c", "save", {})]}
+    )
+    run_tiny(tiny_spec(), home, disturbed, tmp_path / "disturbed")
+    assert disturbed.losses == whole.losses
+
+
+class Meddler(Recorder):
+    """Does something between two steps, as the world outside may."""
+
+    def __init__(self, step: int, meddle: Callable[[], None]) -> None:
+        super().__init__()
+        self._step, self._meddle = step, meddle
+
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, TrainStep) and event.step == self._step:
+            self._meddle()
+
+
+def test_a_failed_save_is_an_event_and_training_goes_on(home: Path, tmp_path: Path) -> None:
+    draft_of_step_5 = store.temporary_folder(tmp_path, 5)
+    seen = Meddler(4, draft_of_step_5.touch)  # a file where the draft's folder must be
+    finished, _ = run_tiny(tiny_spec(), home, seen, tmp_path)
+    assert finished.reason == "completed"
+    assert [e.step for e in seen.of(CheckpointFailed)] == [5]
+    assert [e.step for e in seen.of(CheckpointSaved)] == [10, 12]
+
+
+def test_a_loss_that_is_not_finite_skips_the_step_and_then_ends_the_run(home: Path, tmp_path: Path) -> None:
+    def poison() -> None:
+        with torch.no_grad():
+            job.model.lm_head.weight[0, 0] = float("nan")
+
+    seen = Meddler(2, poison)
+    job = build_tiny(tiny_spec(), home, seen, tmp_path)
+    finished = train(job)
+    assert (finished.reason, finished.step) == ("failed", 5)
+    assert "optim.matrix_lr" in finished.message
+    others = [p for name, p in job.model.named_parameters() if "lm_head" not in name]
+    assert all(bool(torch.isfinite(p).all()) for p in others)
+
+
+def test_a_batch_that_cannot_be_split_is_refused_with_the_possible_ones(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"300 is not a multiple of 128 .* nearest: 256 or 384"):
+        run_tiny(tiny_spec("train.global_batch_tokens=300"), home, Recorder(), tmp_path)
+
+
+def test_a_resumed_run_forgets_the_evaluations_of_the_branch_that_was_cut(home: Path, tmp_path: Path) -> None:
+    """Its last checkpoint is lost, so it goes on from step 10 and knows the best of up to there, not of step 12."""
+    whole, second = Recorder(), Recorder()
+    run_tiny(tiny_spec(), home, whole, tmp_path)
+    store.discard(tmp_path / "step-00000012")
+    run_tiny(tiny_spec(), home, second, tmp_path)
+    scores = {e.step: e.val_bpb for e in whole.of(Evaluated)}
+    assert scores[12] < scores[6]
+    assert [e.min_val_bpb for e in second.of(Resumed)] == [scores[6]]
+
+
+def test_a_resume_with_another_tokenizer_is_refused_and_with_other_text_is_said(tmp_path: Path) -> None:
+    """The vocabulary's size may stay the same while every id means something else."""
+    corpus, seen = tmp_path / "corpus.jsonl", Recorder()
+    spec = tiny_spec(f"data.source={corpus}")
+
+    def texts(words: str) -> list[str]:
+        return [json.dumps({"text": f"{words} {i} {words[::-1]}"}) for i in range(400)]
+
+    foxes, jugs = (
+        texts("the quick brown fox jumps over the lazy dog"),
+        texts("pack my box with five dozen jugs"),
+    )
+    corpus.write_text("\n".join(foxes))
+    run_tiny(spec, tmp_path, stop_at(3), tmp_path / "checkpoints")
+
+    foxes[1], foxes[2] = foxes[2], foxes[1]  # the same words in another order: the same tokenizer, other rows
+    corpus.write_text("\n".join(foxes))
+    build_tiny(spec, tmp_path, seen, tmp_path / "checkpoints")
+    assert ["changed since step-00000003" in e.text for e in seen.of(Notice) if "data.source" in e.text] == [
+        True
+    ]
+
+    corpus.write_text("\n".join(jugs))
+    with pytest.raises(SpecError, match="step-00000003 was trained with other token ids"):
+        run_tiny(spec, tmp_path, Recorder(), tmp_path / "checkpoints")
+
+
+def test_a_run_that_repeats_its_text_many_times_says_so(home: Path, tmp_path: Path) -> None:
+    def warnings(*overrides: str) -> list[str]:
+        seen = Recorder()
+        build_tiny(tiny_spec(*overrides), home, seen, tmp_path)
+        return [e.text for e in seen.of(Notice) if "times over its text" in e.text]
+
+    assert warnings() == []
+    assert len(warnings("train.num_iterations=1000")) == 1
+
+
+def test_a_stop_while_the_text_is_prepared_is_obeyed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(StoppedBeforeTrainingError):
+        build_tiny(tiny_spec(), tmp_path, Recorder(), stop_wanted=lambda: True)
+    assert not list(tmp_path.glob("shards/*/meta.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch.compile's own deprecations are not a broken compiler
+def test_without_a_working_compiler_the_run_goes_on_eagerly_and_says_so(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compiled_or_eager(torch.nn.Linear(2, 2), lambda _: None).__class__.__name__ == "OptimizedModule"
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nonexistent/c++"))
+    torch.compiler.reset()
+    seen = Recorder()
+    finished, _ = run_tiny(tiny_spec("runtime.compile=true", "train.num_iterations=2"), home, seen, tmp_path)
+    assert finished.reason == "completed"
+    (warning,) = [e.text for e in seen.of(Notice) if "torch.compile" in e.text]
+    assert "goes on eagerly" in warning
+
+
+def test_a_sample_that_cannot_be_written_is_an_event_and_not_the_end_of_the_run(
+    home: Path, tmp_path: Path
+) -> None:
+    impossible = Command(
+        "a", "sample", {"prompt": "One", "max_tokens": 4, "temperature": -1.0, "top_k": None, "seed": 1}
+    )
+    seen = Recorder({3: [impossible]})
+    finished, _ = run_tiny(tiny_spec(), home, seen, tmp_path)
+    assert finished.reason == "completed"
+    assert [(e.request_id, e.ok) for e in seen.of(CommandDone)] == [("a", False)]
+    assert any("sampling at step 3 failed" in e.text for e in seen.of(Notice))
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_does_not_read_as_completed(
+    home: Path, tmp_path: Path
+) -> None:
+    finished, _ = run_tiny(
+        tiny_spec(), home, Meddler(11, store.temporary_folder(tmp_path, 12).touch), tmp_path
+    )
+    assert finished.reason == "failed"
+    assert "last checkpoint" in finished.message

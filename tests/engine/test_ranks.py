@@ -1,0 +1,149 @@
+"""Several real ranks over gloo: they train the same function as one, and turn together."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tiny import tiny_spec
+from trainer_daemon.contract.events import AttemptStarted, CheckpointSaved, Command, Finished, TrainStep
+from trainer_daemon.contract.hardware import usable_cores
+from trainer_daemon.contract.journal import JournalWriter, read_all
+from trainer_daemon.contract.rundir import RunDir, create_run
+from trainer_daemon.contract.spec import RuntimeSpec
+from trainer_daemon.engine.ranks import threads_per_rank
+
+
+def test_threads_are_as_the_spec_says_else_the_user_else_a_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_per_rank(RuntimeSpec(threads_per_rank=2), cpu, 1) == 2
+    assert threads_per_rank(RuntimeSpec(), cpu, 1) == 3
+    for unusable in ("", "0", "two"):
+        monkeypatch.setenv("OMP_NUM_THREADS", unusable)
+        assert threads_per_rank(RuntimeSpec(), cpu, 1) == usable_cores()
+    assert threads_per_rank(RuntimeSpec(), cpu, 10**6) == 1
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def in_parallel(command: list[str], world_size: int) -> None:
+    """Run a command once a rank, with the environment that torchrun, or any launcher, sets."""
+    common = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(world_size),
+    }
+    common["LOCAL_WORLD_SIZE"] = str(world_size)
+    ranks = [
+        subprocess.Popen(
+            command, env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True
+        )
+        for r in range(world_size)
+    ]
+    for rank in ranks:
+        _, error = rank.communicate(timeout=90)
+        assert rank.returncode == 0, error
+
+
+def run_ranks(run: RunDir, world_size: int) -> None:
+    """Start the ranks by hand: a run folder is all they need."""
+    in_parallel([sys.executable, "-m", "trainer_daemon", str(run.path)], world_size)
+
+
+def new_run(name: str, *overrides: str) -> RunDir:
+    run, lock = create_run(name, tiny_spec(*overrides))
+    os.close(lock)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_several_ranks_follow_one_rank_with_the_same_global_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world_size: int
+) -> None:
+    """A trainer that forgets to synchronise trains unrelated replicas and still prints a falling loss.
+
+    Parameters are compared by their relative distance: at the start the gradient of backout_lambda is rounding alone,
+    which Adam turns into whole steps, so a few scalars may part while the function stays the same.
+    """
+    monkeypatch.setenv("LLMCTL_HOME", str(tmp_path))
+    # small rates, so that six steps are too few for rounding to grow
+    common = [
+        "train.num_iterations=6",
+        "optim.embedding_lr=0.3",
+        "optim.matrix_lr=0.02",
+        "optim.scalar_lr=0.005",
+    ]
+    one = new_run("one", "train.micro_batch_size=8", *common)
+    many = new_run("many", f"train.micro_batch_size={8 // world_size}", *common)
+    run_ranks(one, 1)
+    run_ranks(many, world_size)
+
+    def losses(run: RunDir) -> list[float]:
+        return [
+            r.event.loss_nats
+            for r in read_all(run.journal)
+            if isinstance(r.event, TrainStep) and r.event.loss_nats
+        ]
+
+    (started,) = [r.event for r in read_all(many.journal) if isinstance(r.event, AttemptStarted)]
+    assert started.world_size == world_size
+    assert losses(many) == pytest.approx(losses(one), rel=1e-4)
+    assert len(losses(many)) == 6
+    last = "step-00000006/model.safetensors"
+    expected, found = load_file(one.checkpoints / last), load_file(many.checkpoints / last)
+    for name in [n for n in expected if n.endswith("weight") and "gate" not in n]:
+        assert torch.dist(expected[name], found[name]) < 1e-3 * expected[name].norm(), name
+
+
+@pytest.mark.slow
+def test_replicas_stay_equal_to_the_bit(tmp_path: Path) -> None:
+    in_parallel([sys.executable, "-m", "tests.engine.trained_replica", str(tmp_path)], world_size=2)
+    first, second = (
+        load_file(tmp_path / "replica-0.safetensors"),
+        load_file(tmp_path / "replica-1.safetensors"),
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_stopped_run_goes_on_when_its_ranks_are_started_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMCTL_HOME", str(tmp_path))
+    run = new_run("again", "train.num_iterations=3")
+    with JournalWriter(run.journal, "control", 1) as control:
+        control.append(Command("r1", "stop", {}))
+    monkeypatch.setenv("LLMCTL_CONTROL_AFTER", "0")
+    run_ranks(run, 1)
+    monkeypatch.delenv("LLMCTL_CONTROL_AFTER")
+    run_ranks(run, 1)
+    finished = [r.event for r in read_all(run.journal) if isinstance(r.event, Finished)]
+    assert [f.reason for f in finished] == ["stopped", "completed"]
+
+
+def test_two_ranks_save_one_checkpoint_and_one_journal_without_gaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMCTL_HOME", str(tmp_path))
+    run = new_run("pair", "train.num_iterations=3", "train.micro_batch_size=4")
+    run_ranks(run, 2)
+    records = list(read_all(run.journal))
+    assert [r.seq for r in records if r.stream == "train"] == list(range(1, len(records) + 1))
+    assert [r.event.step for r in records if isinstance(r.event, CheckpointSaved)] == [3]
+    assert isinstance(records[-1].event, Finished)
+    assert {p.name for p in (run.checkpoints / "step-00000003").glob("rank-*")} == {
+        "rank-0.safetensors",
+        "rank-1.safetensors",
+    }

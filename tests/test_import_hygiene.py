@@ -1,0 +1,68 @@
+"""What starts fast stays fast: torch costs 1.4 s and 200 MB, and only the engine pays for it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPORT = "import sys, json; print('\\nMODULES', json.dumps(sorted(sys.modules)))"
+RUN_MAIN = "from cli.main import main; code = main({}); assert code == {}, code; "
+
+
+def modules_after(code: str, home: Path) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code + REPORT],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"LLMCTL_HOME": str(home), "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.rpartition("MODULES ")[2]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "absent"),
+    [
+        (["--help"], 0, {"torch", "numpy", "pydantic", "zmq", "rich", "textual", "msgspec", "asyncio"}),
+        (["run", "--help"], 0, {"torch", "numpy", "zmq", "rich", "textual"}),
+        (["presets", "d12"], 0, {"torch", "numpy", "zmq", "rich", "textual"}),
+        (["plan", "--preset", "d26", "--on", "8xH100"], 0, {"torch", "numpy", "zmq", "rich", "textual"}),
+        (["ls"], 0, {"torch", "numpy", "zmq", "rich", "textual"}),
+        (["status", "nobody"], 3, {"torch", "numpy", "zmq", "rich", "textual"}),
+        (["checkpoints", "nobody"], 3, {"torch", "numpy", "zmq", "rich", "textual"}),
+        (["run", "--dry-run"], 0, {"torch", "zmq", "rich", "textual"}),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(
+    arguments: list[str], code: int, absent: set[str], tmp_path: Path
+) -> None:
+    loaded = modules_after(RUN_MAIN.format(arguments, code), tmp_path)
+    assert not loaded & absent
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "trainer_daemon.contract.estimate",
+        "trainer_daemon.contract.status",
+        "trainer_daemon.contract.wire",
+        "trainer_daemon.engine.checkpoint.store",
+        "trainer_daemon.engine.data.sources",
+        "trainer_daemon.link.client",
+        "trainer_daemon.link.inference",
+        "trainer_daemon.link.server",
+        "trainer_daemon.processes.supervise",
+        "tui.app",
+        "tui.screens.cockpit",
+    ],
+)
+def test_everything_but_the_engine_does_without_torch(module: str, tmp_path: Path) -> None:
+    assert "torch" not in modules_after(f"import {module}; ", tmp_path)
+
+
+def test_a_rank_needs_nothing_that_a_bare_gpu_image_lacks(tmp_path: Path) -> None:
+    loaded = modules_after("import trainer_daemon.processes.rank, trainer_daemon.engine.loop; ", tmp_path)
+    assert not loaded & {"msgspec", "psutil", "zmq", "typer", "rich", "textual"}

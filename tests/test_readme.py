@@ -1,0 +1,63 @@
+"""Prose drifts unless a test reads it: what the README names must exist."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CODE = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
+
+
+def llmctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from cli.main import app; raise SystemExit(app())", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+
+def test_every_folder_of_the_table_exists_and_every_package_is_in_it() -> None:
+    named = set(re.findall(r"^\| `([^`]+)/` \|", README, flags=re.MULTILINE))
+    assert [n for n in named if not (ROOT / n).is_dir()] == []
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]
+    assert {*packages["packages"], "tests"} <= named
+    assert {
+        f"trainer_daemon/{p.parent.name}" for p in (ROOT / "trainer_daemon").glob("*/__init__.py")
+    } <= named
+
+
+def test_every_command_and_option_of_the_readme_is_in_the_help() -> None:
+    used = re.findall(r"llmctl ([a-z]+)([^&#\n]*)", CODE)
+    assert len(used) > 6
+    for command, arguments in used:
+        shown = llmctl(command, "--help")
+        assert shown.returncode == 0, command
+        for option in re.findall(r"--[a-z]+", arguments):
+            assert option in shown.stdout, f"{command} {option}"
+
+
+def test_every_make_verb_of_the_readme_is_in_the_makefile() -> None:
+    verbs = set(re.findall(r"make ([a-z]+)", README.replace("Python 3.11 to 3.13, make and", "")))
+    assert verbs >= {"demo", "test", "check"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert [v for v in verbs if not re.search(rf"^{v}:", makefile, flags=re.MULTILINE)] == []
+
+
+def test_every_file_that_the_readme_points_to_exists_and_says_something() -> None:
+    paths = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(
+        r"`((?:trainer_daemon|cli|tui)/[\w/]+\.py)`", README
+    )
+    assert [p for p in paths if not (ROOT / p).exists() or (ROOT / p).stat().st_size == 0] == []
+
+
+@pytest.mark.parametrize(
+    "line", [x.split("#")[0].strip() for x in CODE.splitlines() if x.startswith("llmctl plan")]
+)
+def test_the_plan_of_the_readme_can_be_made(line: str) -> None:
+    shown = llmctl(*line.split()[1:])
+    assert shown.returncode == 0, shown.stderr
+    assert "FLOPs" in shown.stdout

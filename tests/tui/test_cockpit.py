@@ -1,0 +1,438 @@
+"""The cockpit as one uses it: real run folders, real journals, keys pressed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import ContentSwitcher, DataTable
+
+from trainer_daemon.contract.events import (
+    CommandDone,
+    Evaluated,
+    PhaseChanged,
+    PrepareProgress,
+    Resumed,
+    SampleChunk,
+    StateChanged,
+)
+from trainer_daemon.contract.journal import Record
+from trainer_daemon.contract.rundir import RunDir
+from tui.app import Cockpit
+from tui.chart.draw import GUTTER
+from tui.feed import open_link
+from tui.panes.charts import ChartGrid, RunChart, grid_shape
+from tui.screens.cockpit import CockpitScreen
+from tui.screens.confirm import Confirm
+from tui.screens.help import Help
+from tui.widgets.lines import Lines
+from tui.widgets.prompt import PromptInput
+from tui.widgets.transcript import Transcript
+
+if TYPE_CHECKING:
+    from tests.tui.conftest import Runs
+
+SMALL, MIDDLE, LARGE = (80, 24), (120, 40), (200, 60)
+
+
+async def until(pilot: Pilot[None], is_true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Let the app go on until something holds."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await pilot.pause(0.01)
+
+
+async def opened(pilot: Pilot[None]) -> CockpitScreen:
+    """The cockpit, once all that the journal holds is on screen."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
+    screen = pilot.app.screen
+    assert isinstance(screen, CockpitScreen)
+    await until(pilot, lambda: screen.is_settled)
+    frames = screen.frames
+    await until(pilot, lambda: screen.frames > frames + 1)
+    return screen
+
+
+def words(screen: CockpitScreen) -> str:
+    """All that is on screen."""
+    return "\n".join(strip.text for strip in screen._compositor.render_strips())
+
+
+def has_line(chart: RunChart) -> bool:
+    """Whether most of its columns have dots."""
+    rows = [strip.text[GUTTER:] for strip in chart._strips[1:-1]]
+    columns = [any("⠀" < character <= "⣿" for character in column) for column in zip(*rows, strict=True)]
+    return sum(columns) > len(columns) / 2
+
+
+def shown(screen: CockpitScreen) -> str | None:
+    return screen.query_one("#panes", ContentSwitcher).current
+
+
+@pytest.mark.parametrize("size", [SMALL, MIDDLE, LARGE])
+async def test_a_finished_run_shows_its_curves_from_disk(runs: Runs, size: tuple[int, int]) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=size) as pilot:
+        screen = await opened(pilot)
+        for title in ("loss nats", "val bpb", "tokens/s", "MFU %"):
+            assert title in words(screen)
+        charts = screen.query_one(ChartGrid).shown
+        assert all(max(row) >= "⣀" or max(row) >= "⠁" for row in words(screen).splitlines()[5:8])
+        assert all(chart._bounds is not None for chart in charts)
+        assert "floor 0.62" in words(screen)
+        assert "completed" in words(screen)
+        assert "400/400" in words(screen)
+
+
+async def test_nothing_essential_is_cut_off_at_80_by_24(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        rows = words(screen).splitlines()
+        assert len(rows) == 24
+        assert "fox" in rows[0]
+        assert rows[0].rstrip().endswith("from disk")
+        for key in ("1 charts", "5 runs", "/ ask", "P pause", "! stop", "? help", "q detach"):
+            assert key in rows[-1]
+        assert "›" in rows[-2]
+        assert "page 1/2" in words(screen)
+        assert len(screen.query_one(ChartGrid).shown) == 4
+        for widget in screen.query(RunChart):
+            if widget.display:
+                assert widget.region.right <= 80
+                assert widget.region.bottom <= 22
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: "learning rate scale" in words(screen))
+        assert "page 2/2" in words(screen)
+
+
+async def test_at_120_by_40_all_charts_figures_sample_and_events_are_in_sight(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        assert len(screen.query_one(ChartGrid).shown) == 6
+        for word in ("above floor", "gradient norm", "Once upon a time", "checkpoint saved", "2 × cpu"):
+            assert word in words(screen)
+
+
+async def test_what_a_live_run_reports_is_drawn_as_it_comes(runs: Runs) -> None:
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 50)
+    async with Cockpit(written.run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        assert "50/400" in words(screen)
+        written.train(51, 80)
+        await until(pilot, lambda: "80/400" in words(screen))
+        written.tell("train", Evaluated(80, 1.2345, 3.0, 1000, 1.0), PhaseChanged("paused", 80))
+        await until(pilot, lambda: "paused" in words(screen))
+        assert "1.2345" in words(screen)
+        assert "P resume" in words(screen)
+        written.tell("train", Resumed(60, "step-60", None), PhaseChanged("running", 60))
+        written.train(61, 62)
+        await until(pilot, lambda: "62/400" in words(screen))
+        assert [ghost.x[0] for ghost in screen.state.history.ghosts("loss_nats")] == [61]
+
+
+async def test_nothing_is_repainted_while_nothing_changes(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        repainted: list[object] = []
+        for widget in screen.query("*"):
+            if isinstance(widget, RunChart | Lines | Transcript):
+                original = widget.refresh
+                widget.refresh = lambda *regions, _original=original, **options: (  # type: ignore[method-assign]
+                    repainted.append(regions) or _original(*regions, **options)  # type: ignore[func-returns-value]
+                )
+        frames = screen.frames
+        await until(pilot, lambda: screen.frames >= frames + 5)
+        assert repainted == []
+
+
+async def test_a_run_whose_processes_are_gone_shows_as_crashed_with_the_way_on(runs: Runs) -> None:
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 50, every=25)
+    written.die()
+    async with Cockpit(written.run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        await until(pilot, lambda: "crashed" in words(screen))
+        assert "llmctl resume fox" in words(screen)
+
+
+async def test_what_is_prepared_shows_as_bars_until_there_is_a_curve(runs: Runs) -> None:
+    written = runs.create("fox", 400)
+    written.tell("daemon", StateChanged("starting", "", 1, 1))
+    written.tell("train", PhaseChanged("preparing", 0), PrepareProgress("tokenizer", 5_000, 10_000, "bytes"))
+    async with Cockpit(written.run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        row = next(row for row in words(screen).splitlines() if "tokenizer" in row)
+        assert "5k of 10k bytes" in row
+        assert "━" in row
+        written.plan()
+        written.train(1, 5)
+        await until(pilot, lambda: "loss nats" in words(screen))
+        assert "tokenizer" not in words(screen)
+
+
+# Keys
+
+
+async def test_q_leaves_and_says_nothing_to_the_run(runs: Runs) -> None:
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 5)
+    async with Cockpit(written.run).run_test(size=SMALL) as pilot:
+        await opened(pilot)
+        await pilot.press("q")
+        await until(pilot, lambda: not pilot.app.is_running)
+    assert not list(written.run.journal.glob("control-*"))
+
+
+@pytest.mark.parametrize(
+    ("key", "pane", "word"),
+    [
+        ("2", "samples", "Once upon a time"),
+        ("3", "checkpoints", "138.4 MB"),
+        ("4", "log", "checkpoint saved"),
+        ("5", "runs", "completed"),
+    ],
+)
+async def test_the_number_keys_go_to_the_views_and_escape_comes_back(
+    runs: Runs, key: str, pane: str, word: str
+) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        await pilot.press(key)
+        await until(pilot, lambda: word in words(screen) and shown(screen) == pane)
+        await pilot.press("escape")
+        await until(pilot, lambda: shown(screen) == "charts")
+
+
+async def test_enter_gives_a_chart_all_the_room_and_escape_gives_it_back(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        grid = screen.query_one(ChartGrid)
+        await pilot.press("tab", "enter")
+        await until(pilot, lambda: len(grid.shown) == 1)
+        assert grid.shown[0].spec.name == "val"
+        await pilot.press("escape")
+        await until(pilot, lambda: len(grid.shown) == 6)
+
+
+async def test_charts_share_their_window_and_keep_their_own_scale(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        loss, val, *_ = screen.query_one(ChartGrid).charts
+        await pilot.press("plus", "y", "x", "x")
+        await until(pilot, lambda: val.x_axis == "tokens")
+        assert loss.view.log_y
+        assert not val.view.log_y
+        await pilot.press("plus")
+        await until(pilot, lambda: val.view.x_span == loss.view.x_span and val.view.x_span is not None)
+
+
+async def test_stop_asks_and_no_does_nothing(runs: Runs) -> None:
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 5)
+    async with Cockpit(written.run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("exclamation_mark")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("enter", "n")
+        await until(pilot, lambda: pilot.app.screen is screen)
+        await pilot.press("exclamation_mark")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        assert not list(pilot.app._notifications)
+        # nobody serves this folder, so that a command that is sent comes back refused
+        await pilot.press("y")
+        await until(pilot, lambda: "no supervisor" in "".join(n.message for n in pilot.app._notifications))
+
+
+async def test_a_command_to_an_ended_run_answers_how_to_continue_it(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE, notifications=True) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("P")
+        await until(pilot, lambda: "llmctl resume fox" in words(screen))
+
+
+async def test_help_lists_the_keys_with_what_they_do(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=LARGE) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Help))
+        text = "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
+        for word in ("Leave; the run goes on", "Logarithmic or linear y axis", "Save, then end the run"):
+            assert word in text
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen)
+
+
+# Talking to the model
+
+
+async def test_letters_in_the_prompt_line_are_text_and_no_commands(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("slash")
+        await pilot.press(*"q2P!?")
+        assert screen.query_one(PromptInput).value == "q2P!?"
+        assert shown(screen) == "charts"
+        await pilot.press("escape")
+        await pilot.press("2")
+        await until(pilot, lambda: shown(screen) == "samples")
+
+
+async def test_the_settings_of_sampling_are_typed_into_the_prompt(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE, notifications=True) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("i", *"/t 0.3", "enter", *"/k off", "enter", *"/n 7", "enter", *"/seed 5", "enter")
+        await until(pilot, lambda: screen.sampling.seed == 5)
+        assert screen.sampling.arguments("Once", seed=99) == {
+            "prompt": "Once",
+            "max_tokens": 7,
+            "temperature": 0.3,
+            "top_k": None,
+            "seed": 5,
+        }
+        before = screen.sampling
+        await pilot.press(*"/warmth 3", "enter")
+        await until(pilot, lambda: "understood are" in words(screen))
+        assert screen.sampling == before
+
+
+async def test_a_prompt_goes_to_the_best_checkpoint_of_an_ended_run_and_failure_is_told(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("slash", *"Lily saw", "enter")
+        await until(pilot, lambda: shown(screen) == "samples")
+        # the folder of this checkpoint is empty, so the worker cannot serve it
+        await until(pilot, lambda: screen.state.samples[-1].is_done, seconds=60)
+        sample = screen.state.samples[-1]
+        assert sample.prompt == "Lily saw"
+        assert sample.checkpoint == "step-00000400"
+        assert sample.error
+
+
+async def test_a_question_that_the_next_one_interrupts_does_not_stay_open(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("slash", *"One", "enter", *"Two", "enter")
+        await until(pilot, lambda: [s.prompt for s in screen.state.samples][-2:] == ["One", "Two"])
+        assert screen.state.samples[-2].is_done
+        assert screen.state.samples[-2].error == "interrupted by the next one"
+
+
+async def test_enter_on_a_checkpoint_makes_it_the_one_that_answers(runs: Runs) -> None:
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("3", "down", "enter")
+        await until(pilot, lambda: "step 350 ›" in words(screen))
+        assert isinstance(screen.focused, PromptInput)
+
+
+async def test_text_that_streams_in_is_followed_and_shown_while_it_grows(runs: Runs) -> None:
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 200, every=10)
+    async with Cockpit(written.run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("2")
+        written.tell("train", SampleChunk("r1", " a fox"))
+        await until(pilot, lambda: " a fox▌" in words(screen))
+        written.tell("train", SampleChunk("r1", " and an owl"))
+        await until(pilot, lambda: "a fox and an owl▌" in words(screen))
+        await pilot.press("home")
+        await until(pilot, lambda: "a fox and an owl" not in words(screen))
+        top = words(screen)
+        written.tell("train", SampleChunk("r1", " and more"), CommandDone("r9", "save", ok=True, message=""))
+        await until(pilot, lambda: screen.state.notes[-1].text == "save done" and screen.is_settled)
+        assert words(screen) == top, "who scrolled away stays where they are"
+
+
+# Several runs
+
+
+async def test_without_a_run_the_list_opens_and_enter_chooses_one(runs: Runs) -> None:
+    runs.completed("fox", 80)
+    runs.completed("owl", 40)
+    async with Cockpit(None).run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
+        screen = pilot.app.screen
+        assert isinstance(screen, CockpitScreen)
+        await until(pilot, lambda: screen.query_one("#runs-table", DataTable).row_count == 2)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: "80/80" in words(screen))
+        assert shown(screen) == "charts"
+        assert screen.state.status.name == "fox"
+
+
+async def test_switching_runs_leaves_nothing_of_the_first_behind(runs: Runs) -> None:
+    first, second = runs.completed("fox", 80), runs.completed("owl", 40)
+    async with Cockpit(first).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        screen.open_run(second)
+        await until(pilot, lambda: "40/40" in words(screen) and screen.is_settled)
+        assert "80/80" not in words(screen)
+        curve = screen.state.history.curve("loss_nats")
+        assert curve is not None
+        assert curve.x[-1] == 40
+
+
+# What comes from outside
+
+
+class BrokenFeed:
+    link_state = "disk"
+
+    def poll(self, timeout_seconds: float) -> list[Record]:  # noqa: ARG002
+        raise RuntimeError("a bug of ours")
+
+    def close(self) -> None: ...
+
+
+async def test_a_bug_in_the_feed_is_not_swallowed(runs: Runs) -> None:
+    run = runs.completed()
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        async with Cockpit(run, lambda _run, _after: BrokenFeed()).run_test() as pilot:  # type: ignore[arg-type, return-value]
+            await until(pilot, lambda: not pilot.app.is_running)
+
+
+async def test_a_folder_that_is_gone_is_told_and_the_cockpit_stays(tmp_path: Path, runs: Runs) -> None:
+    async with Cockpit(RunDir(tmp_path / "gone"), open_link).run_test(size=MIDDLE) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
+        await pilot.pause(0.2)
+        assert pilot.app.is_running
+
+
+@pytest.mark.parametrize(
+    ("size", "charts", "shape"),
+    [
+        ((80, 20), 6, (2, 2)),
+        ((92, 29), 6, (2, 3)),
+        ((172, 47), 6, (3, 2)),
+        ((80, 20), 2, (2, 1)),
+        ((30, 6), 6, (1, 1)),
+    ],
+)
+def test_the_grid_shows_as_many_charts_as_can_be_read(
+    size: tuple[int, int], charts: int, shape: tuple[int, int]
+) -> None:
+    assert grid_shape(*size, charts) == shape

@@ -1,0 +1,92 @@
+"""The thread that reads a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trainer_daemon.contract.events import Finished, StateChanged, TrainStep
+from trainer_daemon.contract.journal import Record
+from tui.feed import Watch, open_link
+from tui.run_state import RunState
+
+if TYPE_CHECKING:
+    from tests.tui.conftest import Runs, WrittenRun
+
+
+def until(watch: Watch, is_true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        watch.join(0.005)
+
+
+def watched(written: WrittenRun, steps: int) -> list[Record]:
+    """All records of the run, once `steps` steps have come."""
+    watch = Watch(written.run, open_link)
+    watch.start()
+    records: list[Record] = []
+
+    def has_come() -> bool:
+        records.extend(watch.take())
+        return watch.is_caught_up and sum(isinstance(r.event, TrainStep) for r in records) >= steps
+
+    try:
+        until(watch, has_come)
+    finally:
+        watch.stop()
+    assert not watch.is_alive()
+    return records
+
+
+def test_history_comes_in_the_order_of_time_so_that_old_errors_stay_old(runs: Runs) -> None:
+    written = runs.create("fox", 6000)
+    written.begin()
+    written.train(1, 5500)
+    written.tell("train", Finished("failed", 5500, "out of memory"))
+    written.tell("daemon", StateChanged("failed", "out of memory", 1, 1), StateChanged("starting", "", 1, 2))
+    written.tell("daemon", StateChanged("running", "", 1, 2))
+    written.train(5501, 6000)
+    records = watched(written, 6000)
+    assert [r.wall for r in records] == sorted(r.wall for r in records)
+    state = RunState("fox")
+    state.apply(records)
+    assert state.status.state == "running"
+    assert state.status.error is None
+
+
+def test_every_record_comes_once_whether_it_was_there_before_or_is_written_while_one_watches(
+    runs: Runs,
+) -> None:
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 100)
+    watch = Watch(written.run, open_link)
+    watch.start()
+    seen: list[int] = []
+
+    def take() -> int:
+        seen.extend(r.event.step for r in watch.take() if isinstance(r.event, TrainStep))
+        return len(seen)
+
+    until(watch, lambda: take() == 100)
+    for step in range(101, 161, 20):
+        written.train(step, step + 19)
+    until(watch, lambda: take() >= 160)
+    watch.stop()
+    assert seen == list(range(1, 161))
+
+
+def test_the_locks_are_asked_when_nobody_answers_for_the_run(runs: Runs) -> None:
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 10, every=10)
+    written.die()
+    watch = Watch(written.run, open_link)
+    watch.start()
+    until(watch, lambda: watch.is_caught_up)
+    watch.stop()
+    assert watch.observed is not None
+    assert watch.observed.state == "crashed"
+    assert watch.stored == frozenset({"step-00000010"})

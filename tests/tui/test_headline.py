@@ -1,0 +1,81 @@
+"""The lines of text around the charts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trainer_daemon.contract.journal import read_all
+from tui import headline
+from tui.chart.palette import DARK
+from tui.run_state import RunState
+
+if TYPE_CHECKING:
+    from tests.tui.conftest import Runs
+
+
+def folded(runs: Runs, name: str = "fox") -> RunState:
+    state = RunState(name)
+    state.apply(read_all(runs.completed(name).journal))
+    return state
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize("name", ["fox", "a-name-of-" + 50 * "x"])
+def test_the_header_fills_its_row_exactly_and_begins_with_the_state(
+    runs: Runs, width: int, name: str
+) -> None:
+    line = headline.headline(folded(runs, name), "disk", 0.0, width, DARK)
+    assert line.cell_len == width
+    assert line.plain.startswith(" ✓ completed")
+
+
+def test_a_header_of_80_cells_has_progress_time_left_and_link(runs: Runs) -> None:
+    written = runs.create("stories-of-owls", 5000)
+    written.begin()
+    written.train(1, 300)
+    state = RunState("stories-of-owls")
+    state.apply(read_all(written.run.journal))
+    words = headline.headline(state, "live", 0.0, 80, DARK).plain
+    for word in ("running", "stories-of-owls", "300/5,000", "6.0 %", "ETA 1h", "live"):
+        assert word in words
+
+
+def test_a_run_that_falls_silent_says_for_how_long(runs: Runs) -> None:
+    written = runs.create("fox")
+    written.begin()
+    written.train(1, 3)
+    state = RunState("fox")
+    state.apply(read_all(written.run.journal))
+    assert "live" in headline.headline(state, "live", 5.0, 120, DARK).plain
+    assert "silent for 45s" in headline.headline(state, "live", 45.0, 120, DARK).plain
+
+
+def test_a_completed_run_says_in_one_line_how_to_talk_to_its_model(runs: Runs) -> None:
+    lines = headline.banner(folded(runs), 80, DARK)
+    assert [line.plain for line in lines] == [" press / and talk to the model, or: llmctl chat fox@best"]
+
+
+def test_a_failed_run_says_why_and_what_to_type_next(runs: Runs) -> None:
+    written = runs.create("fox")
+    written.begin()
+    written.train(1, 50, every=25)
+    written.end("failed", "rank 1: CUDA out of memory", 50)
+    state = RunState("fox")
+    state.apply(read_all(written.run.journal))
+    words = " ".join(line.plain.strip() for line in headline.banner(state, 60, DARK))
+    assert "rank 1: CUDA out of memory" in words
+    assert "llmctl resume fox" in words
+    assert all(line.cell_len <= 60 for line in headline.banner(state, 60, DARK))
+
+
+def test_the_column_of_readings_leaves_out_whole_groups(runs: Runs) -> None:
+    state = folded(runs)
+    everything = headline.readings(state, 100, DARK)
+    assert all(line.cell_len in (0, headline.READINGS_WIDTH) for line in everything)
+    for height in range(1, len(everything)):
+        fewer = headline.readings(state, height, DARK)
+        assert len(fewer) <= height
+        assert [line.plain for line in fewer] == [line.plain for line in everything[: len(fewer)]]
+        assert not fewer or fewer[-1].plain

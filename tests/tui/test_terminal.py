@@ -1,0 +1,191 @@
+"""The terminal is given back as it was found, however the cockpit ends. Watched from the other end of a real pty."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.tui.conftest import Runs
+
+PATIENCE_SECONDS = 20.0
+
+WATCH = """
+import sys
+from trainer_daemon.contract.rundir import find_run
+from tui.app import run_cockpit
+run_cockpit(find_run("fox"))
+"""
+BROKEN = """
+from trainer_daemon.contract.rundir import find_run
+import tui.feed
+def broken(run, after):
+    raise KeyError("a bug of ours")
+tui.feed.open_link = broken
+from tui.app import run_cockpit
+run_cockpit(find_run("fox"))
+"""
+STUCK = """
+import time
+from trainer_daemon.contract.rundir import find_run
+from tui.app import Cockpit, run_cockpit
+Cockpit.action_detach = lambda self: time.sleep(60)
+run_cockpit(find_run("fox"))
+"""
+
+
+class Terminal:
+    """A process on a pty of 80x24, and all the bytes it has sent."""
+
+    def __init__(self, program: str) -> None:
+        self.main, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.settings = termios.tcgetattr(other)
+        self.other = other
+        environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env=environment,
+            start_new_session=True,
+        )
+        self.sent = b""
+
+    def read(self) -> bool:
+        """Take what comes within a moment; False if there was nothing."""
+        if not select.select([self.main], [], [], 0.05)[0]:
+            return False
+        with suppress(OSError):
+            self.sent += os.read(self.main, 65536)
+        return True
+
+    def wait_for(self, words: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while words.encode() not in self.sent:
+            assert time.monotonic() < deadline, f"{words!r} did not come: {self.sent[-500:]!r}"
+            self.read()
+
+    def wait_for_end(self) -> int:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, "it did not end"
+            self.read()
+        while self.read():
+            pass
+        return self.process.returncode
+
+    def assert_given_back(self) -> None:
+        """Each mode that was set has been reset after it was last set, and the line settings are the first ones."""
+        for mode in (b"1049", b"1000", b"1002", b"1003", b"1006", b"1004", b"2004", b"2026", b"2048"):
+            assert self.sent.rfind(b"\x1b[?%sh" % mode) <= self.sent.rfind(b"\x1b[?%sl" % mode), mode
+        for mode in (b"25", b"7"):  # the cursor is shown, long lines wrap
+            assert self.sent.rfind(b"\x1b[?%sl" % mode) < self.sent.rfind(b"\x1b[?%sh" % mode), mode
+        assert self.sent.count(b"\x1b[>") <= self.sent.count(b"\x1b[<u"), "the kitty keyboard is popped"
+        assert termios.tcgetattr(self.other) == self.settings
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.main)
+        os.close(self.other)
+
+
+@pytest.fixture
+def terminals(runs: Runs) -> Iterator[list[Terminal]]:
+    runs.completed()
+    every: list[Terminal] = []
+    yield every
+    for terminal in every:
+        terminal.close()
+
+
+def opened(terminals: list[Terminal], program: str) -> Terminal:
+    terminals.append(Terminal(program))
+    return terminals[-1]
+
+
+@pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "ctrl+c"])
+def test_leaving_gives_the_terminal_back(terminals: list[Terminal], key: bytes) -> None:
+    terminal = opened(terminals, WATCH)
+    terminal.wait_for("completed")
+    terminal.wait_for("detach")
+    os.write(terminal.main, key)
+    assert terminal.wait_for_end() == 0
+    assert b"\x1b[?1049h" in terminal.sent
+    terminal.assert_given_back()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gives_the_terminal_back(terminals: list[Terminal], number: signal.Signals) -> None:
+    terminal = opened(terminals, WATCH)
+    terminal.wait_for("completed")
+    terminal.process.send_signal(number)
+    assert terminal.wait_for_end() == 128 + number
+    terminal.assert_given_back()
+
+
+def test_a_signal_while_the_first_frame_is_painted_gives_the_terminal_back(terminals: list[Terminal]) -> None:
+    terminal = opened(terminals, WATCH)
+    terminal.wait_for("opening")
+    terminal.process.terminate()
+    assert terminal.wait_for_end() == 128 + signal.SIGTERM
+    terminal.assert_given_back()
+
+
+def test_a_signal_to_a_cockpit_that_hangs_gives_the_terminal_back(terminals: list[Terminal]) -> None:
+    terminal = opened(terminals, STUCK)
+    terminal.wait_for("completed")
+    os.write(terminal.main, b"q")
+    terminal.process.terminate()
+    assert terminal.wait_for_end() == 128 + signal.SIGTERM
+    terminal.assert_given_back()
+
+
+def test_a_bug_gives_the_terminal_back_and_shows_itself(terminals: list[Terminal]) -> None:
+    terminal = opened(terminals, BROKEN)
+    assert terminal.wait_for_end() != 0
+    terminal.assert_given_back()
+    assert terminal.sent.rfind(b"a bug of ours") > terminal.sent.rfind(b"\x1b[?1049l")
+
+
+def test_no_mouse_mode_is_ever_set_so_that_text_can_be_selected(terminals: list[Terminal]) -> None:
+    terminal = opened(terminals, WATCH)
+    terminal.wait_for("completed")
+    os.write(terminal.main, b"q")
+    terminal.wait_for_end()
+    for mode in (b"1000", b"1002", b"1003", b"1006", b"1016"):
+        assert b"\x1b[?%sh" % mode not in terminal.sent
+
+
+def test_a_cockpit_that_has_no_terminal_says_what_to_use_instead(runs: Runs) -> None:
+    runs.completed()
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode != 0
+    assert "llmctl status" in done.stderr
+    assert "\x1b" not in done.stdout
+
+
+def test_the_cockpit_never_loads_torch_and_paints_before_it_loads_numpy(terminals: list[Terminal]) -> None:
+    program = "import sys, tui.app; print(sorted({'torch', 'numpy', 'zmq'} & set(sys.modules)), 'loaded')"
+    terminal = opened(terminals, program)
+    terminal.wait_for("[] loaded")
+    everything = "import sys, tui.screens.cockpit; print('torch' in sys.modules, 'is the word')"
+    opened(terminals, everything).wait_for("False is the word")

@@ -1,0 +1,172 @@
+"""What a plan will take: memory, disk, time and money, by arithmetic alone.
+
+Sizes of weights, optimizer state and checkpoints are exact, since the engine's dtypes are fixed: matrices, head and
+scalars in fp32, embedding tables in the compute dtype, AdamW's moments in the dtype of their parameter, Muon's in fp32.
+Activations and speed are estimates, and each says what it rests on.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.hardware import bf16_peak_flops
+from trainer_daemon.contract.scaling import (
+    VALUE_GATE_CHANNELS,
+    ModelShape,
+    TrainingPlan,
+    count_parameters,
+)
+from trainer_daemon.contract.spec import RunSpec
+
+Precision = Literal["fp32", "bf16"]
+
+FP32 = 4
+ITEM_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
+
+ACTIVATIONS_PER_LAYER = 17
+"""Values per token and channel that autograd keeps of one block, counted on the eager model; compiled it keeps fewer."""
+ACTIVATIONS_AROUND = 6
+"""The same, of what stands before and after the blocks."""
+LOSS_COPIES = 3
+"""fp32 copies of a chunk's logits that the loss holds at a time."""
+LOSS_ROWS_ON_GPU = 8192
+LOSS_ROWS_ON_CPU = 512
+MUON_WORKING_BYTES = 16
+"""Per element of the largest stack of matrices, while it is updated: gradient, update, weights and decay in fp32."""
+
+ASSUMED_GPU_MFU = 0.45
+"""Reported for models of this kind on 8 x H100 in bf16: 0.41 at depth 12, 0.46 at 18, 0.50 at 24."""
+JOURNAL_BYTES_PER_STEP = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RankMemory:
+    """Bytes on the device of one rank."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """What autograd keeps of one micro-batch of the eager model, and the loss's chunk of logits: an estimate. Measured
+    within a tenth in fp32; in bf16 a CPU also keeps its attention weights, up to half as much again."""
+    update: int
+    """Working memory of the optimizer's largest stack; the activations are gone by then."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + max(self.activations, self.update)
+
+
+def matrix_shapes(shape: ModelShape) -> list[tuple[int, int]]:
+    """(rows, cols) of every matrix that Muon updates."""
+    C, kv_width = shape.n_embd, shape.n_kv_head * shape.head_dim
+    block = [(C, C), (kv_width, C), (kv_width, C), (C, C), (4 * C, C), (C, 4 * C)]
+    gates = sum(shape.has_value_embedding(layer) for layer in range(shape.n_layer))
+    return block * shape.n_layer + [(shape.n_kv_head, VALUE_GATE_CHANNELS)] * gates
+
+
+def weight_bytes(shape: ModelShape, precision: Precision) -> int:
+    """All parameters, as they are held and saved."""
+    p = count_parameters(shape)
+    tables = p.embedding + p.value_embedding
+    return FP32 * (p.matrices + p.unembedding + p.scalars) + ITEM_BYTES[precision] * tables
+
+
+def optimizer_bytes(shape: ModelShape, precision: Precision) -> int:
+    """AdamW: two moments a parameter. Muon: a momentum a parameter and one second moment an index of the longer side."""
+    p = count_parameters(shape)
+    adamw = 2 * (
+        FP32 * (p.unembedding + p.scalars) + ITEM_BYTES[precision] * (p.embedding + p.value_embedding)
+    )
+    muon = FP32 * (p.matrices + sum(max(rows, cols) for rows, cols in matrix_shapes(shape)))
+    return adamw + muon
+
+
+def checkpoint_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Tensors of one checkpoint; its JSON and random-generator states add some kilobytes and the tokenizer."""
+    return weight_bytes(shape, precision) + optimizer_bytes(shape, precision)
+
+
+def rank_memory(plan: TrainingPlan, precision: Precision, *, on_cpu: bool) -> RankMemory:
+    """Activations = rows x T x (17 L + 6) x C x item bytes + 3 x chunk x V x 4; every rank holds all of the rest."""
+    shape = plan.shape
+    tokens = plan.micro_batch_size * shape.sequence_len
+    kept = (ACTIVATIONS_PER_LAYER * shape.n_layer + ACTIVATIONS_AROUND) * shape.n_embd * ITEM_BYTES[precision]
+    chunk = min(tokens, LOSS_ROWS_ON_CPU if on_cpu else LOSS_ROWS_ON_GPU)
+    matrices = matrix_shapes(shape)
+    largest_stack = max(matrices.count((rows, cols)) * rows * cols for rows, cols in set(matrices))
+    weights = weight_bytes(shape, precision)
+    return RankMemory(
+        weights=weights,
+        gradients=weights,
+        optimizer=optimizer_bytes(shape, precision),
+        activations=tokens * kept + LOSS_COPIES * chunk * shape.vocab_size * FP32,
+        update=MUON_WORKING_BYTES * largest_stack,
+    )
+
+
+def checkpoints_at_once(spec: RunSpec, total_steps: int) -> int:
+    """Most checkpoints on disk at a time: the newest ones, the best, and the one that is being written."""
+    saves = ceil(total_steps / spec.checkpoint.every) if spec.checkpoint.every else 1
+    return min(saves, spec.checkpoint.keep_last + 2)
+
+
+def disk_needed_bytes(spec: RunSpec, plan: TrainingPlan, precision: Precision) -> int:
+    """Checkpoints and journal. Token shards come on top where the text has not been prepared before."""
+    at_once = checkpoints_at_once(spec, plan.total_steps)
+    return at_once * checkpoint_bytes(plan.shape, precision) + JOURNAL_BYTES_PER_STEP * plan.total_steps
+
+
+def evaluation_share(spec: RunSpec, plan: TrainingPlan) -> float:
+    """Computing for evaluations / computing for training: a held-out token costs a third of a trained one."""
+    evaluations = 1 + ceil(plan.total_steps / spec.eval.every)
+    return evaluations * spec.eval.tokens / (3 * plan.total_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Devices of one kind."""
+
+    name: str
+    count: int
+    peak_flops: float | None
+    """bf16 FLOP/s of one device; None where it is unknown."""
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.name == "cpu"
+
+
+def parse_hardware(text: str) -> Hardware:
+    """`8xH100` -> eight of them; `H100` is one. Raises SpecError when there is no count or no name."""
+    count, x, name = text.strip().partition("x")
+    if not (x and count.strip().isdecimal()):
+        count, name = "1", text
+    if not name.strip() or not 1 <= int(count) <= 100_000:
+        raise SpecError(f'--on takes COUNTxDEVICE, for example 8xH100; got "{text}"')
+    return Hardware(name.strip(), int(count), bf16_peak_flops(name.strip()))
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How long the training steps take; None where the device's peak is unknown."""
+
+    mfu: float | None
+    tokens_per_second: float | None
+    seconds: float | None
+    cost: float | None
+    """seconds x devices x price, in the price's currency; None without a price."""
+
+
+def estimate_speed(plan: TrainingPlan, hardware: Hardware, price_per_device_hour: float | None) -> Speed:
+    """Time from the peak of as many devices as there are ranks, at the assumed MFU."""
+    if hardware.peak_flops is None:
+        return Speed(None, None, None, None)
+    flops_per_second = ASSUMED_GPU_MFU * hardware.peak_flops * plan.world_size
+    seconds = plan.total_flops / flops_per_second
+    cost = None
+    if price_per_device_hour is not None:
+        # whoever rents eight and uses six pays for eight
+        cost = seconds / 3600 * max(hardware.count, plan.world_size) * price_per_device_hour
+    return Speed(ASSUMED_GPU_MFU, flops_per_second / plan.flops_per_token, seconds, cost)

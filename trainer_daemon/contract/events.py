@@ -1,0 +1,296 @@
+"""What can happen in a run, each event declared once.
+
+A dataclass below is the whole declaration: its name in snake case is its `kind` in the journal and on the wire, its
+fields are the JSON keys, and the docstring under a field defines the metric. Plain dataclasses and stdlib JSON, so
+that a rank on a bare GPU image can emit them; readers ignore unknown fields and kinds, so an old cockpit reads a
+newer run. `None` means unknown, never 0.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+EVENT_KINDS: dict[str, type["Event"]] = {}
+"""kind -> class, filled as the classes below are declared."""
+
+Phase = Literal["preparing", "building", "running", "evaluating", "sampling", "saving", "paused", "stopping"]
+"""What the ranks are doing between two steps, or `running` while they step."""
+
+State = Literal[
+    "starting",
+    "running",
+    "evaluating",
+    "saving",
+    "paused",
+    "stopping",
+    "completed",
+    "stopped",
+    "failed",
+    "crashed",
+]
+"""What a run is, as a user sees it. The last four are final."""
+
+CommandName = Literal["pause", "resume", "stop", "save", "sample", "evaluate"]
+"""What the ranks can be asked for."""
+
+FINAL_STATES: frozenset[State] = frozenset({"completed", "stopped", "failed", "crashed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+    @classmethod
+    def kind(cls) -> str:
+        """`TrainStep` -> `train_step`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def __init_subclass__(cls) -> None:
+        # dataclass(slots=True) builds the class twice; the second, slotted one wins
+        EVENT_KINDS[cls.kind()] = cls
+
+
+def to_fields(event: Event) -> dict[str, Any]:
+    """The event's own fields, ready for JSON."""
+    # asdict copies deeply, at 20 us an event; the values are plain already
+    return {name: getattr(event, name) for name in event.__dataclass_fields__}
+
+
+def from_fields(kind: str, values: dict[str, Any]) -> Event | None:
+    """The event a kind and its JSON fields describe; None for a kind that this version does not know."""
+    cls = EVENT_KINDS.get(kind)
+    if cls is None:
+        return None
+    try:
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+    except (
+        TypeError
+    ):  # another version wrote it without a field of ours: its line is sound, its meaning unknown
+        return None
+
+
+# ---------------------------------------------------------------------------------------------- from the daemon
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged(Event):
+    """The supervisor's own states: starting, running, stopping and the final ones."""
+
+    state: State
+    reason: str
+    """Why, in words; for a failed run the sentence that says what to do."""
+    pid: int
+    """Of the supervisor."""
+    attempt: int
+    """Launches of the ranks so far, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankExited(Event):
+    """A rank ended other than by finishing its work."""
+
+    rank: int
+    exit_code: int | None
+    signal: str | None
+    message: str
+    """The exception's own words, or what the signal means."""
+    is_root_cause: bool
+    """False for ranks that fell because another one did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled(Event):
+    """The ranks should be stepping and have said nothing for long; the supervisor's word. Any later one of theirs ends it."""
+
+    silent_seconds: float
+    usual_seconds: float | None
+    """Smoothed step_seconds before; None when there was no step yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Event):
+    """A request to the ranks, accepted and recorded; rank 0 reads it at its next step boundary."""
+
+    request_id: str
+    name: CommandName
+    arguments: dict[str, Any]
+    """For `sample`: prompt, max_tokens, temperature, top_k, seed, always all of them. Otherwise empty."""
+
+
+# ------------------------------------------------------------------------------------------------ from rank 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted(Event):
+    """The ranks are up and know each other."""
+
+    attempt: int
+    world_size: int
+    device: str
+    """torch's device type: cpu, cuda, mps."""
+    device_name: str
+    precision: Literal["fp32", "bf16"]
+    threads_per_rank: int
+    torch_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged(Event):
+    """The ranks entered a phase; `running` once they are back at stepping."""
+
+    phase: Phase
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareProgress(Event):
+    """How far the corpus, the tokenizer or the token shards are."""
+
+    what: str
+    done: int
+    total: int | None
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlanned(Event):
+    """What the spec came to, with the vocabulary and the data that were really found."""
+
+    total_steps: int
+    total_tokens: int
+    global_batch_tokens: int
+    grad_accum_steps: int
+    vocab_size: int
+    parameters: int
+    scaling_parameters: int
+    flops_per_token: int
+    peak_flops: float | None
+    """Peak FLOP/s of one rank's device at the compute dtype; None where it is unknown."""
+    peak_flops_source: str
+    """Where the peak comes from: the table, a measurement, or why there is none."""
+    train_rows: int
+    """Rows of sequence_len + 1 tokens in the training set."""
+    held_out_rows: int
+    bits_per_byte_floor: float | None
+    """Entropy floor of the corpus where it is known (generated stories): no model can do better on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed(Event):
+    """Training goes on from a checkpoint: whatever was recorded after this step is a cut branch."""
+
+    step: int
+    checkpoint: str
+    min_val_bpb: float | None
+    """The best evaluation up to there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep(Event):
+    """One optimizer step, measured over the global batch of all ranks."""
+
+    step: int
+    """Steps done, this one included: the first is 1."""
+    loss_nats: float | None
+    """Mean cross-entropy in nats per target token over this step's global batch, all ranks; None: not finite."""
+    grad_norm: float | None
+    """Euclidean norm of the mean gradient over all parameters, before any clipping."""
+    learning_rate_scale: float
+    """The schedule's multiplier of every peak learning rate at this step."""
+    step_seconds: float
+    """Wall time of the step on rank 0: data, forward/backward, reduce, optimizer; not what is done between steps."""
+    tokens: int
+    """Training tokens seen in total."""
+    tokens_per_second: float
+    """Global batch tokens / step_seconds."""
+    mfu: float | None
+    """flops_per_token x tokens_per_second / (peak FLOP/s x ranks), a fraction; None where the peak is unknown."""
+    epoch: float
+    """Rows drawn / rows in the training set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated(Event):
+    """Held-out loss."""
+
+    step: int
+    val_bpb: float
+    """Nats summed over counted targets / (ln 2 x bytes of counted targets); specials count in neither."""
+    val_loss_nats: float
+    """Mean nats per counted target token."""
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleChunk(Event):
+    """The next piece of a sample that is being written for someone."""
+
+    request_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(Event):
+    """A finished sample."""
+
+    step: int
+    prompt: str
+    text: str
+    tokens: int
+    finish_reason: Literal["length", "end"]
+    temperature: float
+    top_k: int | None
+    seed: int
+    seconds: float
+    """What it cost the training, wall time."""
+    request_id: str | None
+    """Who asked; None for the scheduled ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved(Event):
+    """A checkpoint is on disk, whole, hashed and published."""
+
+    step: int
+    path: str
+    """Folder name inside the run's `checkpoints/`."""
+    bytes: int
+    loss_nats: float | None
+    """Of this step; its val_bpb is the `Evaluated` event of the same step, which comes after the save."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFailed(Event):
+    """A save was abandoned by all ranks; training goes on and the earlier checkpoints stand."""
+
+    step: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandDone(Event):
+    """A command took effect, or could not."""
+
+    request_id: str
+    name: str
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Event):
+    """Something the reader should know; training goes on."""
+
+    level: Literal["info", "warning", "error"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Event):
+    """Rank 0's last word: the ranks end by their own will."""
+
+    reason: Literal["completed", "stopped", "failed"]
+    step: int
+    message: str

@@ -1,0 +1,342 @@
+"""The journal: append-only files that are the truth of a run.
+
+A journal is a folder of streams. A stream has exactly one writer (held by flock on its newest segment), its own
+gapless sequence from 1, and segments of bounded size. So rank 0 and the supervisor never wait for each other, and
+"nothing was lost" is one comparison of numbers a stream. A line is JSON:
+
+    {"seq":7,"wall":...,"mono":...,"attempt":1,"kind":"train_step",<the event's fields>,"crc":"9ac3f1e2"}
+
+where crc is CRC-32 of everything before `,"crc"`. What follows the last whole line is torn: readers wait before it and
+the next writer cuts it off. A damaged line with whole ones behind it stays where it is, and its number is missing from
+what is read. Appending is one write() and never raises into the training loop: what a full disk refuses is counted and
+reported once there is room again.
+"""
+
+import fcntl
+import heapq
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer_daemon.contract.closing import Closing
+from trainer_daemon.contract.errors import RefusedError
+from trainer_daemon.contract.events import Event, Notice, from_fields, to_fields
+
+Stream = Literal["daemon", "control", "train"]
+"""daemon: the supervisor's events. control: the commands it accepted. train: rank 0's events."""
+
+STREAMS: tuple[Stream, ...] = ("daemon", "control", "train")
+SEGMENT_BYTES = 64 * 2**20
+READ_BYTES = 8 * 2**20
+"""At most this much of a segment is in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One journal line, decoded."""
+
+    stream: Stream
+    seq: int
+    wall: float
+    """Seconds since 1970, for the reader; may jump."""
+    mono: float
+    """CLOCK_MONOTONIC seconds of the machine, for durations."""
+    attempt: int
+    kind: str
+    event: Event | None
+    """None when this version does not know the kind."""
+
+
+def encode_line(event: Event, *, seq: int, attempt: int) -> bytes:
+    """The journal line of an event, newline included."""
+    head = {"seq": seq, "wall": round(time.time(), 6), "mono": round(time.monotonic(), 6), "attempt": attempt}
+    # NaN and Infinity are not JSON: a loss that is not finite is written as null and said in words by a Notice
+    values = {key: _finite(value) for key, value in to_fields(event).items()}
+    body = json.dumps({**head, "kind": event.kind(), **values}, separators=(",", ":"), ensure_ascii=False)[
+        :-1
+    ]
+    payload = body.encode("utf-8", "replace")
+    return b'%s,"crc":"%08x"}\n' % (payload, zlib.crc32(payload))
+
+
+def _finite(value: Any) -> Any:
+    return (
+        None
+        if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf")))
+        else value
+    )
+
+
+def decode_line(line: bytes, stream: Stream) -> Record | None:
+    """The record of one line, or None when it is torn or damaged."""
+    payload = _checked_payload(line)
+    if payload is None:
+        return None
+    try:
+        values = json.loads(payload + b"}")
+        return Record(
+            stream=stream,
+            seq=values["seq"],
+            wall=values["wall"],
+            mono=values["mono"],
+            attempt=values["attempt"],
+            kind=values["kind"],
+            event=from_fields(values["kind"], values),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _checked_payload(line: bytes) -> bytes | None:
+    """What the line's CRC covers, when the line is whole and the CRC is right."""
+    payload, mark, rest = line.rpartition(b',"crc":"')
+    if not mark or len(rest) != 11 or not rest.endswith(b'"}\n'):
+        return None
+    try:
+        return payload if int(rest[:8], 16) == zlib.crc32(payload) else None
+    except ValueError:
+        return None
+
+
+def segments(folder: Path, stream: Stream) -> list[Path]:
+    """The stream's files, oldest first."""
+    return sorted(folder.glob(f"{stream}-*.jsonl"))
+
+
+class JournalWriter(Closing):
+    """The one writer of a stream. Opening repairs a torn tail and continues the sequence."""
+
+    def __init__(self, folder: Path, stream: Stream, attempt: int) -> None:
+        """Raises RefusedError when another process holds the stream."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.stream: Stream = stream
+        self.attempt = attempt
+        self.repaired_bytes = 0
+        self._folder = folder
+        self._refused = 0
+        self._torn = False
+        """What follows `_end` in the file may be part of a line."""
+        existing = segments(folder, stream)
+        self._segment = int(existing[-1].stem.rpartition("-")[2]) if existing else 1
+        self._fd = self._open_and_take()
+        self._seq, self._end = self._repair_tail(existing)
+
+    def _path(self) -> Path:
+        return self._folder / f"{self.stream}-{self._segment:06d}.jsonl"
+
+    def _open_and_take(self) -> int:
+        fd = os.open(self._path(), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(fd)
+            raise RefusedError(
+                f"another process is writing {self._path()}; is this run already going?"
+            ) from e
+        return fd
+
+    def _repair_tail(self, existing: list[Path]) -> tuple[int, int]:
+        """Cut what follows the last whole line of the newest segment; returns the last sequence number and the end.
+
+        A number whose line is damaged is not given again as long as a whole line follows it: watchers have passed it.
+        """
+        last, end = _last_whole_line(self._path())
+        size = os.fstat(self._fd).st_size
+        if size > end:
+            os.ftruncate(self._fd, end)
+            self.repaired_bytes = size - end
+        older = existing[:-1]
+        while last is None and older:
+            last, _ = _last_whole_line(older.pop())
+        record = decode_line(last, self.stream) if last else None
+        return (record.seq if record else 0), end
+
+    @property
+    def last_seq(self) -> int:
+        return self._seq
+
+    def append(self, event: Event) -> None:
+        """Write one event. Never raises for a full or failing disk: training outranks its record."""
+        if self._refused and not self._write(
+            Notice("warning", f"{self._refused} events were lost: the journal's disk was full")
+        ):
+            self._refused += 1
+            return
+        self._refused = 0
+        if not self._write(event):
+            self._refused = 1
+
+    def _write(self, event: Event) -> bool:
+        line = encode_line(event, seq=self._seq + 1, attempt=self.attempt)
+        try:
+            if self._torn:
+                os.ftruncate(self._fd, self._end)
+                self._torn = False
+            if self._end + len(line) > SEGMENT_BYTES and self._end:
+                self._roll()
+            self._torn = True
+            if os.write(self._fd, line) < len(line):  # a disk that fills up takes part of a line first
+                return False
+            self._torn = False
+        except (OSError, RefusedError):
+            return False
+        self._seq += 1
+        self._end += len(line)
+        return True
+
+    def _roll(self) -> None:
+        self._segment += 1
+        try:
+            fd = self._open_and_take()
+        except (OSError, RefusedError):
+            self._segment -= 1
+            raise
+        os.close(self._fd)
+        self._fd, self._end = fd, 0
+
+    def sync(self) -> None:
+        """Force what was appended to the disk."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class JournalReader(Closing):
+    """Follows one stream from a sequence number on; `poll()` gives what is new. Costs two stats when nothing is."""
+
+    def __init__(self, folder: Path, stream: Stream, after_seq: int = 0) -> None:
+        self.stream: Stream = stream
+        self.last_seq = after_seq
+        self._folder = folder
+        self._path: Path | None = None
+        self._offset = 0
+        self._fd = -1
+
+    def poll(self, limit: int = 5000) -> list[tuple[Record, bytes]]:
+        """Up to `limit` new records with their raw lines, in order."""
+        found: list[tuple[Record, bytes]] = []
+        while len(found) < limit:
+            if self._fd < 0 and not self._open_next():
+                break
+            batch = self._read_segment(limit - len(found))
+            if not batch and (newer := self._newer_segment()):
+                # the writer may have ended this one after we looked and before it rolled
+                batch = self._read_segment(limit - len(found))
+                if not batch:
+                    self._follow(newer)
+                    continue
+            if not batch:
+                break
+            found += batch
+        return found
+
+    def _read_segment(self, limit: int) -> list[tuple[Record, bytes]]:
+        size = os.fstat(self._fd).st_size
+        found: list[tuple[Record, bytes]] = []
+        position = self._offset
+        while position < size and not found:
+            data = os.pread(self._fd, min(size - position, READ_BYTES), position)
+            *lines, rest = data.split(b"\n")
+            for body in lines:
+                line = body + b"\n"
+                position += len(line)
+                record = decode_line(line, self.stream)
+                # a damaged line is left behind with the first whole one after it; until then a writer may cut it off
+                if record is None:
+                    continue
+                self._offset = position
+                if record.seq > self.last_seq:
+                    self.last_seq = record.seq
+                    found.append((record, line))
+                    if len(found) == limit:
+                        return found
+            if len(data) < READ_BYTES:
+                break  # what is left has no end yet
+            if not lines:
+                position += len(rest)
+        return found
+
+    def _open_next(self) -> bool:
+        """Open the segment that holds the next record."""
+        paths = segments(self._folder, self.stream)
+        if not paths:
+            return False
+        later = [p for p in paths if _first_seq(p, self.stream) > self.last_seq + 1]
+        self._path = paths[-1] if not later else paths[max(paths.index(later[0]) - 1, 0)]
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._offset = self._offset_after(self.last_seq)
+        return True
+
+    def _offset_after(self, seq: int) -> int:
+        """Byte offset of a line start at or before the record that follows `seq`, by bisection over the file."""
+        low, high = 0, os.fstat(self._fd).st_size
+        while high - low > 2**16:
+            middle = (low + high) // 2
+            window = os.pread(self._fd, 2**16, middle)
+            before, *lines = window.split(b"\n")[:-1] or [b""]
+            whole = (decode_line(line + b"\n", self.stream) for line in lines)
+            record = next((r for r in whole if r is not None), None)
+            if record is not None and record.seq <= seq:
+                low = middle + len(before) + 1
+            else:
+                high = middle
+        return low
+
+    def _newer_segment(self) -> Path | None:
+        """The segment after the one that is open, once the writer has begun it."""
+        number = int(self._path.stem.rpartition("-")[2]) + 1 if self._path else 1
+        path = self._folder / f"{self.stream}-{number:06d}.jsonl"
+        return path if path.exists() else None
+
+    def _follow(self, path: Path) -> None:
+        self.close()
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._offset = 0
+
+    def sync(self) -> None:
+        """Force the writer's open segment to the disk, from here: the one that writes need not wait for it."""
+        if self._fd >= 0:
+            os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _first_seq(path: Path, stream: Stream) -> int:
+    with path.open("rb") as file:
+        records = (decode_line(line, stream) for line in file)
+        return next((record.seq for record in records if record is not None), 1 << 62)
+
+
+def _last_whole_line(path: Path) -> tuple[bytes | None, int]:
+    """The last undamaged line of a segment, if there is one, and the offset of what follows it."""
+    last, end, position = None, 0, 0
+    with path.open("rb") as file:
+        for line in file:
+            position += len(line)
+            if _checked_payload(line) is not None:
+                last, end = line, position
+    return last, end
+
+
+def read_all(folder: Path, after: dict[str, int] | None = None) -> Iterator[Record]:
+    """Every record of all streams of a run, ordered by wall time between streams and by sequence within one.
+
+    `after`: per stream, the sequence number to begin behind.
+    """
+
+    def records(stream: Stream) -> Iterator[Record]:
+        with JournalReader(folder, stream, (after or {}).get(stream, 0)) as reader:
+            while batch := reader.poll():
+                yield from (record for record, _ in batch)
+
+    yield from heapq.merge(*(records(s) for s in STREAMS), key=lambda r: r.wall)

@@ -1,0 +1,314 @@
+"""The run folder: where everything that a run is lies, and how to tell whether it lives.
+
+    runs/NAME/  spec.json  state.json  run.lock  ranks.lock  sockets  journal/  logs/  checkpoints/  attempts/
+
+Life is decided by flock, never by a pid: the supervisor holds `run.lock` exclusively, every rank holds `ranks.lock`
+shared, and the kernel lets go of both the moment they die. The sockets themselves are not here: a unix socket's path
+may have 107 bytes at most, so they live in a 0700 runtime folder, and `sockets` says in which: that of whoever asks,
+from cron, su or another container shell, may be another, and a logout removes it.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from codecs import getincrementaldecoder
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainer_daemon.contract.errors import NotFoundError, RefusedError, SpecError
+from trainer_daemon.contract.spec import RunSpec
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+LOG_PATTERN = re.compile(r"supervisor|agent|rank-[0-9]{1,4}")
+LOG_PART_BYTES = 256 * 1024
+"""At most this much of a log in one piece."""
+
+
+def home() -> Path:
+    """Where everything lives: $LLMCTL_HOME, else $XDG_DATA_HOME/llmctl, else ~/.local/share/llmctl."""
+    if explicit := os.environ.get("LLMCTL_HOME"):
+        return Path(explicit).expanduser().absolute()
+    data_home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data_home).expanduser().absolute() / "llmctl"
+
+
+def check_name(name: str) -> str:
+    """The name itself when it may name a run. Raises SpecError otherwise."""
+    if not NAME_PATTERN.fullmatch(name) or ".." in name:
+        raise SpecError(
+            f"run name {name!r} is not allowed: use 1 to 63 of a-z, 0-9, dot, dash and underscore, "
+            f'beginning with a letter or digit, without ".."'
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one run folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def spec_file(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def run_lock(self) -> Path:
+        return self.path / "run.lock"
+
+    @property
+    def ranks_lock(self) -> Path:
+        return self.path / "ranks.lock"
+
+    @property
+    def sockets_file(self) -> Path:
+        """Where the supervisor's sockets are, as it wrote down: the path of their folder, in bytes."""
+        return self.path / "sockets"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def attempt(self, number: int) -> Path:
+        """Folder of one launch of the ranks: `result.json` and the ranks' error files."""
+        return self.path / "attempts" / f"{number:04d}"
+
+    def rank_log(self, rank: int) -> Path:
+        return self.logs / f"rank-{rank}.log"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.logs / "supervisor.log"
+
+    @property
+    def agent_log(self) -> Path:
+        return self.logs / "agent.log"
+
+    def read_log(self, source: str, offset: int) -> tuple[str, int, int]:
+        """Part of a log: (text, offset of what follows it, size of the file).
+
+        `source` is rank-K, agent or supervisor. A negative offset counts from the end. A log that is not there yet is
+        empty. Raises NotFoundError for another source.
+        """
+        if not LOG_PATTERN.fullmatch(source):
+            raise NotFoundError(f'"{source}" is no log; there are: supervisor, agent, rank-0, rank-1, …')
+        try:
+            with (self.logs / f"{source}.log").open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                start = max(0, size + offset) if offset < 0 else min(offset, size)
+                file.seek(start)
+                data = file.read(LOG_PART_BYTES)
+        except FileNotFoundError:
+            return "", 0, 0
+        decoder = getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(data)
+        unfinished = len(decoder.getstate()[0])  # a character that the part's end cuts in two
+        return text, start + len(data) - unfinished, size
+
+    def read_spec(self) -> RunSpec:
+        """The frozen spec. Raises NotFoundError when the folder is not a run, SpecError when this version cannot read it."""
+        try:
+            return RunSpec.model_validate_json(self.spec_file.read_bytes())
+        except FileNotFoundError as e:
+            raise NotFoundError(f"{self.path} is not a run: it has no spec.json") from e
+        except ValidationError as e:
+            raise SpecError(f"{self.spec_file} is damaged or was written by another version: {e}") from e
+
+    def supervisor_is_alive(self) -> bool:
+        return is_locked(self.run_lock)
+
+    def ranks_are_alive(self) -> bool:
+        return is_locked(self.ranks_lock, by_shared_holders=True)
+
+
+def runs_folder() -> Path:
+    return home() / "runs"
+
+
+def all_runs() -> list[RunDir]:
+    """Every run, the newest last."""
+    # the pattern also passes over `.new-…`, the drafts of `create_run`
+    folders = [
+        p for p in runs_folder().glob("*") if NAME_PATTERN.fullmatch(p.name) and (p / "spec.json").is_file()
+    ]
+    return [RunDir(p) for p in sorted(folders, key=lambda p: ((p / "spec.json").stat().st_mtime_ns, p.name))]
+
+
+def find_run(reference: str) -> RunDir:
+    """The run called `reference`, a unique prefix of a name, or `@last`. Raises NotFoundError saying what there is."""
+    runs = all_runs()
+    if not runs:
+        raise NotFoundError("there are no runs yet; start one with: llmctl run --preset stories")
+    if reference == "@last":
+        return runs[-1]
+    exact = [r for r in runs if r.name == reference]
+    # an empty reference is a shell variable that was not set: it must not mean the only run there is
+    near = exact or [r for r in runs if reference and r.name.startswith(reference)]
+    if len(near) == 1:
+        return near[0]
+    names = ", ".join(r.name for r in (near or runs)[-8:])
+    problem = "means several runs" if near else "names no run"
+    raise NotFoundError(f'"{reference}" {problem}; there {"are" if len(near or runs) > 1 else "is"}: {names}')
+
+
+def create_run(name: str, spec: RunSpec) -> tuple[RunDir, int]:
+    """A new run folder, and its run.lock already held by this process: it appears whole and alive, or not at all.
+
+    Raises RefusedError when the name is taken or the folder cannot be made.
+    """
+    check_name(name)
+    final = runs_folder() / name
+    draft: Path | None = None
+    lock = -1
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = Path(tempfile.mkdtemp(prefix=".new-", dir=final.parent))
+        run = RunDir(draft)
+        for folder in (run.journal, run.logs, run.checkpoints):
+            folder.mkdir()
+        lock = hold_lock(run.run_lock)  # flock follows the inode through the rename
+        write_durably(run.spec_file, spec.model_dump_json(indent=2).encode() + b"\n")
+        draft.rename(final)  # fails on a folder that is there and not empty: the loser of a race sees it
+    except OSError as e:
+        if lock >= 0:
+            os.close(lock)
+        if draft:
+            shutil.rmtree(draft, ignore_errors=True)
+        if final.exists():
+            raise RefusedError(
+                f'a run named "{name}" exists; choose another --name, or: llmctl resume {name}'
+            ) from e
+        raise RefusedError(
+            f"cannot create the run folder {final}: {e.strerror}; free space or set LLMCTL_HOME"
+        ) from e
+    fsync_folder(final.parent)
+    return RunDir(final), lock
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file so that a crash leaves the old or the new one whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_durably` for a JSON value."""
+    write_durably(path, json.dumps(value, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def fsync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def hold_lock(path: Path, *, shared: bool = False) -> int:
+    """Take a flock for the rest of this process's life; returns its descriptor. Raises RefusedError when it is held."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not _take(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        os.close(fd)
+        raise RefusedError(f"{path} is held by another process: this run is already going")
+    return fd
+
+
+def is_locked(path: Path, *, by_shared_holders: bool = False) -> bool:
+    """Whether a process holds the lock. A probe that finds it free holds it itself for some microseconds."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # shared probes of an exclusive lock do not disturb each other, so they need no patience
+        return not (_take(fd, fcntl.LOCK_EX) if by_shared_holders else _take(fd, fcntl.LOCK_SH, delays=()))
+    finally:
+        os.close(fd)
+
+
+def _take(fd: int, how: int, delays: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.004)) -> bool:
+    """flock, patient enough to outlast the probes of other processes; False when someone keeps the lock."""
+    for delay in (*delays, None):
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if delay is not None:
+                time.sleep(delay)
+        else:
+            return True
+    return False
+
+
+def socket_folder(owner: Path) -> Path:
+    """The 0700 folder for the sockets of a run folder or of a checkpoint, made when missing.
+
+    Raises RefusedError when someone else could enter it.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    temporary = Path(tempfile.gettempdir()) / f"llmctl-{os.getuid()}"
+    root = Path(base) / "llmctl" if base and Path(base).is_dir() else temporary
+    folder = root / sha256(str(owner.resolve()).encode()).hexdigest()[:12]
+    for part in (root, folder):
+        part.mkdir(mode=0o700, exist_ok=True)
+        _check_private(part)
+    return folder
+
+
+def record_sockets(run: RunDir, folder: Path) -> None:
+    """Write down where the supervisor's sockets are, for `recorded_sockets`."""
+    write_durably(run.sockets_file, os.fsencode(folder))
+
+
+def recorded_sockets(run: RunDir) -> Path:
+    """The folder of the sockets of the run's supervisor, as it wrote down. It may be gone, and the supervisor with it.
+
+    Raises RefusedError when someone else could enter it.
+    """
+    try:
+        folder = Path(os.fsdecode(run.sockets_file.read_bytes()))
+    except FileNotFoundError:  # a supervisor that is about to write it, or one of before there was this file
+        return socket_folder(run.path)
+    with suppress(FileNotFoundError):
+        for part in (folder.parent, folder):
+            _check_private(part)
+    return folder
+
+
+def _check_private(folder: Path) -> None:
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise RefusedError(
+            f"{folder} must be a folder that only you can enter, but its owner is {info.st_uid} and its mode "
+            f"{info.st_mode & 0o777:o}; remove it and try again"
+        )

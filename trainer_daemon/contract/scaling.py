@@ -1,0 +1,236 @@
+"""The depth dial: every number that a spec implies, by arithmetic alone.
+
+No torch and no I/O: `plan` says these numbers before a GPU is touched, and the engine builds from the same ones.
+Laws: batch size after Power Lines (arXiv 2505.13738), weight decay at constant T_epoch (arXiv 2405.13698),
+learning rates with the square root of the batch; all anchored at depth 12. The anchors are tuned values.
+"""
+
+from dataclasses import dataclass
+from math import ceil, log2, sqrt
+from typing import Literal
+
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.spec import ModelSpec, RunSpec
+
+ANCHOR_SCALING_PARAMETERS = 110_100_912
+"""Matrices + head of depth 12 at a vocabulary of 32768: where the hyper-parameters were tuned."""
+ANCHOR_BATCH_TOKENS = 2**19
+ANCHOR_WIDTH = 768
+VALUE_GATE_CHANNELS = 12
+"""Leading channels of a block's input that the value-embedding gate reads."""
+SMEAR_GATE_CHANNELS = 24
+"""Leading channels of the embedding that the smear gate reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The network's dimensions, all of them."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_kv_head: int
+    head_dim: int
+    sequence_len: int
+    vocab_size: int
+    windows: tuple[int, ...]
+    """Per layer: how many keys before its own a query sees (window w: keys i-w..i)."""
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding tables and the head: the vocabulary rounded up to a multiple of 64."""
+        return 64 * ceil(self.vocab_size / 64)
+
+    def has_value_embedding(self, layer: int) -> bool:
+        """Every second layer, the last one always."""
+        return layer % 2 == (self.n_layer - 1) % 2
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCounts:
+    """Parameters by kind."""
+
+    matrices: int
+    embedding: int
+    value_embedding: int
+    unembedding: int
+    scalars: int
+
+    @property
+    def total(self) -> int:
+        return self.matrices + self.embedding + self.value_embedding + self.unembedding + self.scalars
+
+    @property
+    def scaling(self) -> int:
+        """What the scaling laws count: matrices + head."""
+        return self.matrices + self.unembedding
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRates:
+    """Peak learning rate of each parameter group, after scaling to this batch and width."""
+
+    matrix: float
+    embedding: float
+    value_embedding: float
+    unembedding: float
+    resid_lambda: float
+    x0_lambda: float
+    smear_and_backout: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a spec implies for one vocabulary and world size."""
+
+    shape: ModelShape
+    parameters: ParameterCounts
+    flops_per_token: int
+    global_batch_tokens: int
+    micro_batch_size: int
+    grad_accum_steps: int
+    world_size: int
+    total_steps: int
+    horizon: Literal["num_iterations", "target_flops", "target_param_data_ratio"]
+    learning_rates: LearningRates
+    weight_decay: float
+    """Muon's weight decay after scaling, before its schedule."""
+
+    @property
+    def total_tokens(self) -> int:
+        return self.total_steps * self.global_batch_tokens
+
+    @property
+    def total_flops(self) -> float:
+        return float(self.flops_per_token) * self.total_tokens
+
+
+def short_window(sequence_len: int) -> int:
+    """A quarter of the context, rounded up to 128; full where that is longer than the context."""
+    return min(128 * ceil(sequence_len / 512), sequence_len)
+
+
+def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
+    """The dimensions that a depth implies. Raises SpecError when the key/value heads do not divide the heads."""
+    n_head = ceil(model.depth * model.aspect_ratio / model.head_dim)
+    n_kv_head = model.n_kv_head or n_head
+    if n_head % n_kv_head:
+        divisors = [str(k) for k in range(1, n_head + 1) if n_head % k == 0]
+        raise SpecError(
+            f"model.n_kv_head: {n_kv_head} does not divide {n_head} heads; possible: {', '.join(divisors)}"
+        )
+    size = {"L": model.sequence_len, "S": short_window(model.sequence_len)}
+    pattern = model.window_pattern
+    windows = [size[pattern[layer % len(pattern)]] for layer in range(model.depth)]
+    windows[-1] = model.sequence_len
+    return ModelShape(
+        n_layer=model.depth,
+        n_embd=n_head * model.head_dim,
+        n_head=n_head,
+        n_kv_head=n_kv_head,
+        head_dim=model.head_dim,
+        sequence_len=model.sequence_len,
+        vocab_size=vocab_size,
+        windows=tuple(windows),
+    )
+
+
+def count_parameters(shape: ModelShape) -> ParameterCounts:
+    """Parameters by kind; equal to what the built model has."""
+    C, table = shape.n_embd, shape.padded_vocab_size
+    kv_width = shape.n_kv_head * shape.head_dim
+    value_layers = sum(shape.has_value_embedding(layer) for layer in range(shape.n_layer))
+    attention, mlp = 2 * C * C + 2 * C * kv_width, 8 * C * C
+    return ParameterCounts(
+        matrices=shape.n_layer * (attention + mlp) + value_layers * shape.n_kv_head * VALUE_GATE_CHANNELS,
+        embedding=table * C,
+        value_embedding=value_layers * table * kv_width,
+        unembedding=table * C,
+        scalars=2 * shape.n_layer + SMEAR_GATE_CHANNELS + 2,
+    )
+
+
+def flops_per_token(shape: ModelShape) -> int:
+    """Forward + backward FLOPs of one token: 6 a matmul weight, 12·H·D a visible key (whole window, not the causal half)."""
+    parameters = count_parameters(shape)
+    attention = sum(12 * shape.n_head * shape.head_dim * min(w, shape.sequence_len) for w in shape.windows)
+    return 6 * (parameters.scaling + SMEAR_GATE_CHANNELS) + attention
+
+
+def batch_tokens_for(scaling_parameters: int) -> int:
+    """The nearest power of two to the optimal batch, in tokens."""
+    exact = ANCHOR_BATCH_TOKENS * (scaling_parameters / ANCHOR_SCALING_PARAMETERS) ** 0.383
+    return int(2 ** round(log2(exact)))
+
+
+def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPlan:
+    """Everything that follows from the spec. Raises SpecError when the batch cannot be split over ranks and rows."""
+    shape = model_shape(spec.model, vocab_size)
+    parameters = count_parameters(shape)
+    flops = flops_per_token(shape)
+    batch = spec.train.global_batch_tokens or batch_tokens_for(parameters.scaling)
+    rows, accum = _split_batch(batch, spec.train.micro_batch_size, shape.sequence_len, world_size)
+
+    train = spec.train
+    horizon: Literal["num_iterations", "target_flops", "target_param_data_ratio"]
+    if train.num_iterations is not None:
+        horizon, steps = "num_iterations", train.num_iterations
+    elif train.target_flops is not None:
+        horizon, steps = "target_flops", round(train.target_flops / (flops * batch))
+    else:
+        horizon, steps = (
+            "target_param_data_ratio",
+            int(train.target_param_data_ratio * parameters.scaling) // batch,
+        )
+    if steps < 1:
+        raise SpecError(
+            f"train.{horizon}: is less than one step of {batch} tokens; raise it or lower train.global_batch_tokens"
+        )
+
+    batch_scale = sqrt(batch / ANCHOR_BATCH_TOKENS)
+    width_scale = (shape.n_embd / ANCHOR_WIDTH) ** -0.5
+    optim = spec.optim
+    return TrainingPlan(
+        shape=shape,
+        parameters=parameters,
+        flops_per_token=flops,
+        global_batch_tokens=batch,
+        micro_batch_size=rows,
+        grad_accum_steps=accum,
+        world_size=world_size,
+        total_steps=steps,
+        horizon=horizon,
+        learning_rates=LearningRates(
+            matrix=optim.matrix_lr * batch_scale,
+            embedding=optim.embedding_lr * batch_scale * width_scale,
+            value_embedding=0.5 * optim.embedding_lr * batch_scale * width_scale,
+            unembedding=optim.unembedding_lr * batch_scale * width_scale,
+            resid_lambda=0.01 * optim.scalar_lr * batch_scale,
+            x0_lambda=optim.scalar_lr * batch_scale,
+            smear_and_backout=0.2,
+        ),
+        weight_decay=optim.weight_decay * batch_scale * ANCHOR_SCALING_PARAMETERS / parameters.scaling,
+    )
+
+
+def _split_batch(batch: int, rows: int, sequence_len: int, world_size: int) -> tuple[int, int]:
+    """(rows of a rank's micro-batch, micro-batches a step); a rank's share below `rows` is taken at once."""
+    row_of_each_rank = world_size * sequence_len
+    if batch < rows * row_of_each_rank and batch % row_of_each_rank == 0:
+        rows = batch // row_of_each_rank
+    portion = rows * row_of_each_rank
+    if batch % portion == 0:
+        return rows, batch // portion
+    step = row_of_each_rank if batch < portion else portion
+    below = batch // step * step
+    nearest = f"{below} or {below + step}" if below else f"{step}"
+    ranks = f"{world_size} rank{'s' if world_size > 1 else ''}"
+    split = (
+        f"{ranks} x {rows} rows x {sequence_len} tokens"
+        if step == portion
+        else f"{ranks} x {sequence_len} tokens"
+    )
+    raise SpecError(
+        f"train.global_batch_tokens: {batch} is not a multiple of {step} ({split}); nearest: {nearest}"
+        + ("; or change train.micro_batch_size" if step == portion else "")
+    )

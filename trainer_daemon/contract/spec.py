@@ -1,0 +1,268 @@
+"""The run spec: everything that decides what a run computes, parsed once at the edge and frozen.
+
+A field is a choice; whatever can be computed from choices is in `scaling.py`. `None` always means "the depth
+dial or the machine decides", never "off". Unknown keys are refused with the nearest known name, because a typo
+in a learning rate costs a day. Cross-field rules are together at the end of `RunSpec`.
+"""
+
+import json
+import tomllib
+from copy import deepcopy
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainer_daemon.contract.errors import SpecError, did_you_mean
+
+PositiveRate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
+
+
+class ModelSpec(Section):
+    """The network. Width, heads and every count follow from depth."""
+
+    depth: int = Field(default=20, ge=1, le=128)
+    """Number of blocks, and the one dial: width = aspect_ratio x depth, rounded up to a multiple of head_dim."""
+    aspect_ratio: int = Field(default=64, ge=1, le=1024)
+    """Width per unit of depth."""
+    head_dim: int = Field(default=128, ge=2, le=512, multiple_of=2)
+    """Width of one attention head; even, since rotary positions pair the halves."""
+    n_kv_head: int | None = Field(default=None, ge=1)
+    """Key/value heads (grouped-query attention); None: as many as query heads."""
+    sequence_len: int = Field(default=2048, ge=2, le=1 << 20)
+    """Tokens of context, T."""
+    window_pattern: str = Field(default="SSSL", pattern=r"^[SL]+$")
+    """Attention window of each layer, tiled over depth: L full context, S a quarter; the last layer is always L."""
+
+
+class DataSpec(Section):
+    """What is read, and which of it is held out."""
+
+    source: str = Field(default="stories", min_length=1)
+    """`stories`: the generated corpus that needs no download; else a file, a folder or a glob of .txt, .jsonl or .parquet,
+    looked up in the working folder and then in $LLMCTL_HOME/data."""
+    text_field: str = "text"
+    """The field of a .jsonl line or the column of a .parquet file that holds the text."""
+    held_out: Literal["auto", "hundredth", "last_file"] = "auto"
+    """Validation set: every hundredth document, or the last file in sorted order. auto: the last of several .parquet
+    files (nanochat's layout), else the hundredths."""
+    packing: Literal["bos-bestfit", "concat"] = "bos-bestfit"
+    """`bos-bestfit`: every row begins at a document's start, the rest of a cropped document is dropped.
+    `concat`: documents run on from row to row, nothing is dropped."""
+    stories: int = Field(default=20_000, ge=200, le=100_000_000)
+    """How many stories to generate (source `stories`)."""
+    level: int = Field(default=1, ge=1, le=3)
+    """Richness of the generated stories: 1 a small cast, 3 everything."""
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    """Seed of the story generator; the order of rows is seeded by the run's own seed."""
+
+
+class TokenizerSpec(Section):
+    """Byte-level BPE, trained on the run's own text at first use and shared by all runs that ask for the same."""
+
+    vocab_size: int = Field(default=32768, ge=261, le=1 << 20)
+    """Ids asked for, 256 bytes and 5 specials included; a small corpus may run out of merges and return fewer."""
+    train_bytes: int = Field(default=2_000_000_000, ge=1000)
+    """At most this much text is used to train the tokenizer."""
+
+
+class OptimSpec(Section):
+    """Muon for the matrices, AdamW for tables, head and scalars. Rates are at a batch of 2^19 tokens, width 768."""
+
+    embedding_lr: PositiveRate = 0.3
+    """AdamW rate of the token embedding; value embeddings get half of it."""
+    unembedding_lr: PositiveRate = 0.008
+    """AdamW rate of the output head."""
+    matrix_lr: PositiveRate = 0.02
+    """Muon rate of every matrix inside the blocks."""
+    scalar_lr: PositiveRate = 0.5
+    """AdamW rate of the x0 lambdas; residual lambdas get a hundredth of it."""
+    weight_decay: float = Field(default=0.28, ge=0, le=100, allow_inf_nan=False)
+    """Muon's cautious weight decay at depth 12; the dial scales it to this batch and model."""
+
+
+class ScheduleSpec(Section):
+    """How the learning rate moves over a run: linear warm-up, constant, linear warm-down."""
+
+    warmup_steps: int = Field(default=40, ge=0)
+    """Steps of linear warm-up."""
+    warmdown_ratio: Fraction = 0.65
+    """Share of the run spent going down."""
+    final_lr_frac: Fraction = 0.05
+    """Multiplier that the warm-down ends at."""
+
+
+class TrainSpec(Section):
+    """How long, in which portions. The first horizon given wins: iterations, FLOPs, tokens per parameter."""
+
+    num_iterations: int | None = Field(default=None, ge=1)
+    """Optimizer steps; None: from the next horizon."""
+    target_flops: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Total training FLOPs; None: from the next horizon."""
+    target_param_data_ratio: float = Field(default=12.0, gt=0, allow_inf_nan=False)
+    """Tokens per scaling parameter (matrices + head)."""
+    micro_batch_size: int = Field(default=32, ge=1)
+    """Rows that one rank takes through one forward/backward; fewer where its share of the batch is smaller."""
+    global_batch_tokens: int | None = Field(default=None, ge=2)
+    """Tokens of one optimizer step over all ranks; None: from depth."""
+
+
+class EvalSpec(Section):
+    """Held-out loss in bits per byte."""
+
+    every: int = Field(default=250, ge=1)
+    """Steps between evaluations; also before the first step and after the last."""
+    tokens: int = Field(default=80 * 524_288, ge=1)
+    """Held-out tokens read each time: whole rows from the head of the held-out set, at least one row."""
+
+
+class SampleSpec(Section):
+    """What the model is asked to write while it trains."""
+
+    every: int = Field(default=2000, ge=1)
+    """Steps between samples; also after the last step."""
+    prompts: tuple[str, ...] = (
+        "The capital of France is",
+        "If yesterday was Friday, then tomorrow will be",
+        "My favorite color is",
+    )
+    """Beginnings that the model continues; an empty one starts from nothing."""
+    max_tokens: int = Field(default=16, ge=1, le=1 << 16)
+    """Tokens written for each prompt."""
+    temperature: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
+    """0 takes the likeliest token each time."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Draw only among the k likeliest tokens; None: all."""
+
+
+class CheckpointSpec(Section):
+    """When to save and what to keep. A run always saves on stop and at its end."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Steps between saves; None: only on request, on stop and at the end."""
+    keep_last: int = Field(default=3, ge=2)
+    """Newest checkpoints kept; the best by val_bpb is kept beside them."""
+
+
+class RuntimeSpec(Section):
+    """Where and how it runs; nothing here changes which function is trained, only its rounding."""
+
+    nproc: int | Literal["auto"] = "auto"
+    """Ranks on this machine; auto: one a GPU, or one on a CPU."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: cuda, else mps, else cpu."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Compute dtype; auto: bf16 on GPUs and CPUs that multiply in it, fp32 elsewhere."""
+    threads_per_rank: int | None = Field(default=None, ge=1, le=1024)
+    """torch CPU threads of one rank; None: cores / ranks on a CPU run, 1 per rank beside a GPU."""
+    compile: bool = False
+    """Compile the model with torch.compile; without a working compiler the run goes on eagerly and says so."""
+    max_restarts: int = Field(default=3, ge=0, le=100)
+    """Restarts in a row, without a new checkpoint in between, before a crashing run is given up."""
+    restart_delay_seconds: float = Field(default=5.0, ge=0, le=3600, allow_inf_nan=False)
+    """Wait before the first restart; each further one in a row waits three times as long."""
+
+
+class RunSpec(Section):
+    """One run, whole. Its canonical JSON is hashed; the hash travels with every checkpoint."""
+
+    preset: str | None = None
+    """The preset it was made from, for the reader; decides nothing."""
+    seed: int = Field(default=42, ge=0, lt=1 << 63)
+    """Seeds initial weights, row order and sampling."""
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    optim: OptimSpec = OptimSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    train: TrainSpec = TrainSpec()
+    eval: EvalSpec = EvalSpec()
+    sample: SampleSpec = SampleSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    runtime: RuntimeSpec = RuntimeSpec()
+
+    @model_validator(mode="after")
+    def _cross_field_rules(self) -> Self:
+        if self.runtime.nproc != "auto" and self.runtime.nproc < 1:
+            raise ValueError("runtime.nproc: must be at least 1, or auto")
+        return self
+
+    def canonical_json(self) -> str:
+        """The spec as one line of JSON with sorted keys: the same spec gives the same bytes."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+
+    def content_hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        return sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The raw tables of a spec file. Raises SpecError when it is missing or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise SpecError(f"cannot read the spec {path}: {e}") from e
+    except tomllib.TOMLDecodeError as e:
+        raise SpecError(f"{path} is not valid TOML: {e}") from e
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """`"train.num_iterations=20"` -> `(["train", "num_iterations"], 20)`. The value is TOML; a bare word is a string."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise SpecError(f'--set takes KEY=VALUE, for example --set train.num_iterations=20; got "{text}"')
+    try:
+        return parts, tomllib.loads(f"value = {value}")["value"]
+    except ValueError:  # not TOML, or a number of thousands of digits
+        return parts, None if value.strip() in {"none", "null"} else value
+
+
+def build_spec(tables: dict[str, Any], overrides: list[str] | None = None) -> RunSpec:
+    """Validate raw tables with `KEY=VALUE` overrides on top. Raises SpecError naming the field and what to change."""
+    merged = deepcopy(tables)
+    for text in overrides or []:
+        parts, value = parse_override(text)
+        target = merged
+        for part in parts[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise SpecError(f'--set {text}: "{part}" is a value, not a section')
+        target[parts[-1]] = value
+    try:
+        return RunSpec.model_validate(merged)
+    except ValidationError as e:
+        raise SpecError("; ".join(_explain(error) for error in e.errors())) from e
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error as a sentence in the spec's own terms."""
+    # a union such as int | "auto" adds its branch to the location; the spec's own keys are what a user can type
+    location = [
+        str(part) for part in error["loc"] if not str(part).startswith(("literal[", "int", "constrained"))
+    ]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        section = _section_at(location[:-1])
+        return f'unknown key "{key}"{did_you_mean(location[-1], section.model_fields)}'
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{key}: {error['msg'][:1].lower()}{error['msg'][1:]} (got {error['input']!r})"
+
+
+def _section_at(path: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = RunSpec
+    for part in path:
+        annotation = section.model_fields[part].annotation
+        section = next(
+            t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)
+        )
+    return section

@@ -1,0 +1,206 @@
+"""What a run is right now: a fold over its journal, seen in the light of its locks.
+
+The supervisor keeps this fold and stores it in `state.json` with the sequence numbers it covers; a reader loads that,
+folds on what came after, and asks the locks who is alive. So the answer is the same with a live daemon, a dead one and
+none, and a run whose processes are gone never reads as running.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainer_daemon.contract.events import (
+    FINAL_STATES,
+    AttemptStarted,
+    CheckpointSaved,
+    Evaluated,
+    Finished,
+    PhaseChanged,
+    RankExited,
+    Resumed,
+    RunPlanned,
+    Stalled,
+    State,
+    StateChanged,
+    TrainStep,
+)
+from trainer_daemon.contract.journal import Record, read_all
+from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.wire import VERSION
+
+STATE_OF_PHASE: dict[str, State] = {
+    "preparing": "starting",
+    "building": "starting",
+    "running": "running",
+    "evaluating": "evaluating",
+    "sampling": "running",
+    "saving": "saving",
+    "paused": "paused",
+    "stopping": "stopping",
+}
+
+STEP_SECONDS_DECAY = 0.9
+"""Smoothing of step_seconds behind the ETA."""
+
+
+@dataclass(slots=True)
+class RunStatus:
+    """The fields of `llmctl status --json`. Unknown is None."""
+
+    name: str
+    state: State = "starting"
+    phase: str | None = None
+    step: int = 0
+    total_steps: int | None = None
+    tokens: int = 0
+    total_tokens: int | None = None
+    loss_nats: float | None = None
+    val_bpb: float | None = None
+    min_val_bpb: float | None = None
+    bits_per_byte_floor: float | None = None
+    mfu: float | None = None
+    tokens_per_second: float | None = None
+    step_seconds: float | None = None
+    eta_seconds: float | None = None
+    learning_rate_scale: float | None = None
+    grad_norm: float | None = None
+    last_checkpoint: dict[str, Any] | None = None
+    """{step, path}, path inside the run's `checkpoints/`."""
+    attempt: int = 0
+    """Launches of the ranks so far."""
+    attempt_steps: int = 0
+    """Steps of the present launch."""
+    restarts: int = 0
+    """Launches by a supervisor after a failure; a resume by the user is none."""
+    training_seconds: float = 0.0
+    """Wall time of all attempts, each from its ranks' first event to their last; not what the run lay stopped."""
+    trained_until: float | None = None
+    """Wall time up to which training_seconds counts."""
+    world_size: int | None = None
+    device: str | None = None
+    error: dict[str, str] | None = None
+    """{kind, message} of what is wrong, if anything is."""
+    pid: int | None = None
+    """Of the supervisor."""
+    started_at: float | None = None
+    updated_at: float | None = None
+    spec_hash: str | None = None
+    protocol: str = ".".join(map(str, VERSION))
+    cursors: dict[str, int] = field(default_factory=dict)
+    """Per stream, the sequence number of the last event folded in."""
+
+    def apply(self, record: Record) -> None:
+        """Fold one record in."""
+        self.cursors[record.stream] = record.seq
+        self.updated_at = record.wall
+        if self.started_at is None:
+            self.started_at = record.wall
+        if record.stream == "train":
+            if self.error is not None and self.error["kind"] == "stalled":
+                self.error = None
+            if self.trained_until is not None and not isinstance(record.event, AttemptStarted):
+                self.training_seconds += max(0.0, record.wall - self.trained_until)
+            self.trained_until = record.wall
+        match record.event:
+            case StateChanged() as e:
+                self._change_state(e)
+            case PhaseChanged(phase, step):
+                self.phase = phase
+                self.step = max(self.step, step)
+                # the supervisor's word is final; and a stop that was asked for stays visible until it is done
+                if self.state not in FINAL_STATES and self.state != "stopping":
+                    self.state = STATE_OF_PHASE.get(phase, "running")
+            case AttemptStarted() as e:
+                self.world_size, self.device, self.attempt_steps = e.world_size, e.device, 0
+            case RunPlanned() as e:
+                self.total_steps, self.total_tokens = e.total_steps, e.total_tokens
+                self.bits_per_byte_floor = e.bits_per_byte_floor
+            case Resumed(step=step, min_val_bpb=best):
+                # what came after that step was cut off, its evaluations too
+                self.step, self.val_bpb, self.min_val_bpb = step, None, best
+            case TrainStep() as e:
+                self._take_step(e)
+            case Evaluated() as e:
+                self.val_bpb = e.val_bpb
+                self.min_val_bpb = e.val_bpb if self.min_val_bpb is None else min(self.min_val_bpb, e.val_bpb)
+            case CheckpointSaved() as e:
+                self.last_checkpoint = {"step": e.step, "path": e.path}
+            case RankExited(rank=rank, message=message, is_root_cause=True):
+                self.error = {"kind": "rank_exit", "message": f"rank {rank}: {message}"}
+            case Stalled(silent_seconds=silent):
+                advice = f"look at: llmctl logs {self.name}; end it: llmctl kill {self.name}"
+                self.error = {
+                    "kind": "stalled",
+                    "message": f"no step for {silent:.0f} s, a rank may hang; {advice}",
+                }
+            case Finished(reason="failed", message=message):
+                self.error = {"kind": "failed", "message": message}
+            case _:
+                pass
+
+    def _change_state(self, e: StateChanged) -> None:
+        # a supervisor enters `starting` when a restart is due, and again when it launches
+        was_due = self.state == "starting" and e.pid == self.pid
+        if e.state == "starting" and was_due and e.attempt > self.attempt > 0:
+            self.restarts += 1
+        self.state, self.pid, self.attempt = e.state, e.pid, e.attempt
+        if e.state == "failed":
+            self.error = {"kind": self.error["kind"] if self.error else "failed", "message": e.reason}
+        elif e.state == "starting":
+            self.error, self.phase = None, None
+        if e.state in FINAL_STATES:
+            self.eta_seconds = None
+
+    def _take_step(self, e: TrainStep) -> None:
+        self.step, self.tokens = e.step, e.tokens
+        self.loss_nats, self.grad_norm = e.loss_nats, e.grad_norm
+        self.mfu, self.tokens_per_second = e.mfu, e.tokens_per_second
+        self.learning_rate_scale = e.learning_rate_scale
+        self.attempt_steps += 1
+        # the first step of an attempt warms up kernels and caches, and says nothing about the ones to come
+        if self.step_seconds is None or self.attempt_steps <= 2:
+            self.step_seconds = e.step_seconds
+        else:
+            self.step_seconds += (1 - STEP_SECONDS_DECAY) * (e.step_seconds - self.step_seconds)
+        if self.total_steps is not None:
+            self.eta_seconds = self.step_seconds * max(0, self.total_steps - e.step)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `state.json` stores them."""
+        return asdict(self)
+
+
+def load_snapshot(run: RunDir) -> RunStatus:
+    """What `state.json` says, or a fresh status where there is none that can be read."""
+    try:
+        values = json.loads(run.state_file.read_bytes())
+        return RunStatus(**{key: values[key] for key in RunStatus.__dataclass_fields__ if key in values})
+    except (OSError, ValueError, TypeError):
+        return RunStatus(name=run.name, spec_hash=run.read_spec().content_hash())
+
+
+def fold_journal(run: RunDir, status: RunStatus) -> RunStatus:
+    """Fold in everything on disk that the status does not cover yet."""
+    for record in read_all(run.journal, dict(status.cursors)):
+        status.apply(record)
+    return status
+
+
+def observe(run: RunDir) -> RunStatus:
+    """What the run is now, by its journal and its locks. Costs a few milliseconds and needs no daemon."""
+    # the locks are read first: a run that ends in between is then seen with its last words, not as crashed
+    supervisor, ranks = run.supervisor_is_alive(), run.ranks_are_alive()
+    status = fold_journal(run, load_snapshot(run))
+    if status.state in FINAL_STATES or supervisor:
+        return status
+    if ranks:
+        message = f"its supervisor died; the ranks train on. Take it over with: llmctl resume {run.name}"
+        status.error = {"kind": "supervisor_lost", "message": message}
+    else:
+        message = f"its processes are gone without a last word. Continue from the last checkpoint: llmctl resume {run.name}"
+        status.state, status.error, status.eta_seconds = (
+            "crashed",
+            {"kind": "crashed", "message": message},
+            None,
+        )
+    return status

@@ -1,0 +1,238 @@
+"""Checkpoints on disk: what counts as one, finding, checking and thinning them out. No torch.
+
+    checkpoints/step-00000100/  MANIFEST.json  model.safetensors  optimizer.safetensors  rank-0.safetensors …
+                                training.json  spec.json  tokenizer.json            score.json (added later)
+
+A checkpoint is good when its manifest is whole and every file has the size and SHA-256 that the manifest says. It
+appears by the rename of a finished temporary folder and leaves by a rename to a temporary one, so a folder named
+`step-…` that is not good is damage, which is said and never cleaned away. Nothing is written to it again, except
+`score.json`: the evaluation comes after the save, so that an evaluation that fails cannot cost the checkpoint.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer_daemon.contract.errors import NotFoundError
+from trainer_daemon.contract.rundir import fsync_folder, write_durably, write_json
+
+MANIFEST = "MANIFEST.json"
+SCORE = "score.json"
+FOLDER_PATTERN = re.compile(r"step-(\d{8})")
+
+
+class ManifestFile(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    # a plain file name, so that a forged manifest cannot point outside its folder
+    path: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    bytes: int
+    sha256: str
+
+
+class Lineage(BaseModel):
+    """Where a checkpoint comes from: what a resume must find unchanged."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec_hash: str
+    tokenizer_hash: str
+    data_fingerprint: str
+    parent: str | None
+    """Folder name of the checkpoint that this launch began from."""
+
+
+class Manifest(BaseModel):
+    """What a checkpoint says about itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    """Version of this layout; another one is refused by name."""
+    step: int
+    tokens: int
+    loss_nats: float | None
+    world_size: int
+    saved_at: float
+    torch: str
+    lineage: Lineage
+    files: tuple[ManifestFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """One checkpoint as `llmctl checkpoints` lists it."""
+
+    step: int
+    path: Path
+    bytes: int
+    val_bpb: float | None
+    loss_nats: float | None
+    saved_at: float
+    best: bool = False
+    """Lowest val_bpb among those that have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """One file of a checkpoint against the manifest."""
+
+    path: str
+    ok: bool
+    expected: str
+    """SHA-256, hex."""
+    actual: str | None
+    """None when the file is missing."""
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Everything that was published as a checkpoint, oldest step first, good or damaged."""
+    return sorted(p for p in folder.glob("step-*") if FOLDER_PATTERN.fullmatch(p.name) and p.is_dir())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint folder. Raises NotFoundError when there is none, or not one to be trusted."""
+    try:
+        values = json.loads((folder / MANIFEST).read_bytes())
+        if values.pop("sha256", None) != _hash_of(values):
+            raise NotFoundError(f"{folder.name} is damaged ({MANIFEST})")
+        return Manifest.model_validate(values)
+    except FileNotFoundError as e:
+        raise NotFoundError(f"{folder.name} is not a checkpoint: it has no {MANIFEST}") from e
+    except ValidationError as e:
+        where = ".".join(map(str, e.errors()[0]["loc"]))
+        raise NotFoundError(
+            f"{folder.name} was written by another version or forged ({MANIFEST}: {where})"
+        ) from e
+    except (OSError, ValueError, AttributeError) as e:
+        raise NotFoundError(f"{folder.name} is damaged ({MANIFEST})") from e
+
+
+def _hash_of(values: dict[str, Any]) -> str:
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def list_checkpoints(folder: Path) -> list[CheckpointInfo]:
+    """The run's readable checkpoints, oldest step first. Reads manifests only; `verify_checkpoint` reads the rest."""
+    found: list[tuple[Path, Manifest, float | None]] = []
+    for path in checkpoint_folders(folder):
+        try:
+            found.append((path, read_manifest(path), _read_score(path)))
+        except NotFoundError:
+            continue  # damaged: a listing has nothing to say about it, `newest_good` and `llmctl verify` do
+    best = min((score for _, _, score in found if score is not None), default=None)
+    return [
+        CheckpointInfo(
+            step=manifest.step,
+            path=path,
+            bytes=sum(file.bytes for file in manifest.files),
+            val_bpb=score,
+            loss_nats=manifest.loss_nats,
+            saved_at=manifest.saved_at,
+            best=score is not None and score == best,
+        )
+        for path, manifest, score in found
+    ]
+
+
+def _read_score(folder: Path) -> float | None:
+    try:
+        return float(json.loads((folder / SCORE).read_bytes())["val_bpb"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def record_score(folder: Path, step: int, val_bpb: float) -> None:
+    """Note the evaluation that belongs to a checkpoint; does nothing when that step was not saved."""
+    path = folder / folder_name(step)
+    if path.is_dir():
+        write_json(path / SCORE, {"val_bpb": val_bpb})
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def verify_checkpoint(folder: Path) -> list[FileCheck]:
+    """Every file of the manifest, hashed anew. Raises NotFoundError when the manifest itself cannot be trusted."""
+    checks = []
+    for file in read_manifest(folder).files:
+        path = folder / file.path
+        # a link could lead anywhere; only files that lie in the folder count
+        actual = sha256_of(path) if path.is_file() and not path.is_symlink() else None
+        checks.append(FileCheck(file.path, actual == file.sha256, file.sha256, actual))
+    return checks
+
+
+def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose every hash holds, and a sentence for each newer one that was passed over."""
+    refused: list[str] = []
+    for path in reversed(checkpoint_folders(folder)):
+        try:
+            bad = [check.path for check in verify_checkpoint(path) if not check.ok]
+        except NotFoundError as e:
+            refused.append(str(e))
+            continue
+        if not bad:
+            return path, refused
+        refused.append(f"{path.name} is damaged ({', '.join(bad)})")
+    return None, refused
+
+
+def temporary_folder(folder: Path, step: int) -> Path:
+    """Where the save of this step is being written."""
+    return folder / f".tmp-{folder_name(step)}"
+
+
+def publish(draft: Path, manifest: Manifest) -> Path:
+    """Hash and sync the draft's files, write the manifest, rename: only then is it a checkpoint. Returns its path.
+
+    A damaged checkpoint of the same step, which a resume has passed over, makes way.
+    """
+    files = []
+    for path in sorted(draft.iterdir()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files.append(ManifestFile(path=path.name, bytes=path.stat().st_size, sha256=sha256_of(path)))
+    values = manifest.model_copy(update={"files": tuple(files)}).model_dump()
+    write_durably(draft / MANIFEST, json.dumps({**values, "sha256": _hash_of(values)}, indent=1).encode())
+    final = draft.with_name(draft.name.removeprefix(".tmp-"))
+    if final.exists():
+        discard(final)
+    draft.rename(final)
+    fsync_folder(final.parent)
+    return final
+
+
+def discard(checkpoint: Path) -> None:
+    """Delete a checkpoint: by one rename it is none any more, whatever happens to the rest."""
+    doomed = checkpoint.with_name(f".tmp-discarded-{checkpoint.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def retain(folder: Path, keep_last: int) -> list[int]:
+    """Delete all but the newest `keep_last` and the best; returns the steps removed."""
+    doomed = [info for info in list_checkpoints(folder)[:-keep_last] if not info.best]
+    for info in doomed:
+        discard(info.path)
+    return [info.step for info in doomed]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted saves and deletions left behind. Called by rank 0 before training, with no save going."""
+    for path in folder.glob(".tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)

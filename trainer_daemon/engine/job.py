@@ -1,0 +1,347 @@
+"""One attempt at a run, assembled: ranks, data, model, optimizer and how far they are.
+
+`build_job` turns a frozen spec into everything the loop needs, in the order in which things can be wrong: the device,
+the data, the plan, the checkpoint. All ranks build the same job; only the main rank's `emit` is heard.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.events import (
+    AttemptStarted,
+    Command,
+    Event,
+    Notice,
+    Phase,
+    PhaseChanged,
+    PrepareProgress,
+    Resumed,
+    RunPlanned,
+)
+from trainer_daemon.contract.scaling import TrainingPlan, training_plan
+from trainer_daemon.contract.spec import RunSpec
+from trainer_daemon.engine.checkpoint.files import (
+    Progress,
+    choose_checkpoint,
+    load_progress,
+    load_tensors,
+    restore_generators,
+)
+from trainer_daemon.engine.checkpoint.store import Lineage, Manifest, folder_name, read_manifest
+from trainer_daemon.engine.data.batches import Batches
+from trainer_daemon.engine.data.rows import Rows, open_rows
+from trainer_daemon.engine.data.shards import prepare
+from trainer_daemon.engine.data.tokenizer import Tokenizer
+from trainer_daemon.engine.flops import device_peak
+from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
+from trainer_daemon.engine.ranks import Ranks
+
+Emit = Callable[[Event], None]
+
+
+class StoppedBeforeTrainingError(Exception):
+    """Someone asked the run to stop while it was still being put together: there is nothing to save."""
+
+
+MAX_TOKENS_DROPPED = 0.4
+"""Share of a corpus that packing may drop before the reader is told."""
+MANY_EPOCHS = 4.0
+"""Up to about here repeated text is nearly as good as new text (arXiv 2305.16264); beyond, the reader is told."""
+
+
+class Commands(Protocol):
+    """Where requests come from; only the main rank has any."""
+
+    def pending(self) -> bool: ...
+    def next(self) -> Command | None: ...
+    def wait(self, seconds: float) -> None:
+        """Return when there may be a command, after `seconds` at the latest."""
+
+
+@dataclass
+class Job:
+    """What the loop and its duties work on."""
+
+    spec: RunSpec
+    plan: TrainingPlan
+    ranks: Ranks
+    emit: Emit
+    commands: Commands
+    terminated: Callable[[], bool]
+    """Whether this process was asked to end by a signal."""
+    model: GPT
+    replica: nn.Module
+    """The model as trained: under DDP when there are several ranks."""
+    optimizer: MuonAdamW
+    tokenizer: Tokenizer
+    token_bytes: Tensor
+    """(V,) bytes of each token, 0 for specials, on the device."""
+    batches: Batches
+    held_out_rows: Rows
+    checkpoints: Path
+    lineage: Lineage
+    """What the manifests of this launch say about where they come from."""
+    peak_flops: float | None
+    """Of one rank's device; None where it is unknown, and on all ranks but the main one."""
+    progress: Progress = field(default_factory=Progress)
+    saved_step: int | None = None
+    """The step of the newest checkpoint that this attempt wrote or began from."""
+    _phase: Phase = "building"
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Say that the ranks are in a phase, and at its end that they are back in the one before."""
+        before = self._phase
+        self.enter(name)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def enter(self, name: Phase) -> None:
+        if name != self._phase:
+            self._phase = name
+            self.emit(PhaseChanged(name, self.progress.step))
+
+    def wants_attention(self) -> bool:
+        """Whether this rank has a reason to stop at the next step boundary and look at its requests."""
+        return self.terminated() or self.commands.pending()
+
+    def sync_gradients(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged over the ranks once a step, with the last micro-batch; the others only add up."""
+        if isinstance(self.replica, DistributedDataParallel) and not is_last:
+            return self.replica.no_sync()
+        return nullcontext()
+
+    def gradient_norm(self) -> float:
+        """Euclidean norm of the whole gradient; the same on all ranks, since the gradients are."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def wait_for_device(self) -> None:
+        """Let the clock see the end of the step, not of its launch."""
+        if self.ranks.device.type == "cuda":
+            torch.cuda.synchronize(self.ranks.device)
+
+    def mfu(self, step_seconds: float) -> float | None:
+        """Model FLOP/s of a step over the peak of all ranks' devices, a fraction; None where the peak is unknown."""
+        if self.peak_flops is None:
+            return None
+        achieved = self.plan.flops_per_token * self.plan.global_batch_tokens / step_seconds
+        return achieved / (self.peak_flops * self.ranks.world_size)
+
+    def token_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """(b, T), (b, T) -> (b·T,) nats of each target, without gradients."""
+        with torch.no_grad():
+            return self.model(inputs, targets, loss_reduction="none")
+
+
+def choose_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
+    """auto: bf16 where the hardware multiplies in it (GPUs of compute capability 8, CPUs with AVX512-BF16 or AMX), else fp32."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.12 and later
+        able = torch.cpu.get_capabilities()
+        return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+    return "fp32"
+
+
+def build_job(
+    spec: RunSpec,
+    ranks: Ranks,
+    *,
+    home: Path,
+    checkpoints: Path,
+    attempt: int,
+    emit: Emit,
+    commands: Commands,
+    terminated: Callable[[], bool],
+    stop_wanted: Callable[[], bool],
+) -> Job:
+    """Assemble an attempt, from the newest good checkpoint where there is one. All ranks.
+
+    Raises SpecError when the spec cannot run on this data or these ranks, RunFailedError when checkpoints exist but
+    none can be trusted, and StoppedBeforeTrainingError as soon as `stop_wanted` during a long preparation.
+    """
+    precision = choose_precision(spec.runtime.precision, ranks.device)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    emit(
+        AttemptStarted(
+            attempt=attempt,
+            world_size=ranks.world_size,
+            device=ranks.device.type,
+            device_name=torch.cuda.get_device_name(ranks.device)
+            if ranks.device.type == "cuda"
+            else ranks.device.type,
+            precision=precision,
+            threads_per_rank=torch.get_num_threads(),
+            torch_version=torch.__version__,
+        )
+    )
+
+    # every rank prepares: whoever comes first does the work, the others wait on a file lock and find it done,
+    # so that no exchange between ranks can time out over a large corpus
+    emit(PhaseChanged("preparing", 0))
+
+    def report(what: str, done: int, total: int | None, unit: str) -> None:
+        emit(PrepareProgress(what, done, total, unit))
+        if stop_wanted():
+            raise StoppedBeforeTrainingError
+
+    prepared = prepare(spec.data, spec.tokenizer, home, report)
+    train_rows = open_rows(prepared.train, spec.model.sequence_len, spec.data.packing)
+    held_out_rows = open_rows(prepared.held_out, spec.model.sequence_len, spec.data.packing)
+
+    if train_rows.tokens_dropped > MAX_TOKENS_DROPPED:
+        dropped = f"{train_rows.tokens_dropped:.0%} of the training tokens fit in no row of {spec.model.sequence_len}"
+        emit(
+            Notice("warning", f"{dropped}; keep them with data.packing=concat or a longer model.sequence_len")
+        )
+
+    emit(PhaseChanged("building", 0))
+    plan = training_plan(spec, prepared.tokenizer.vocab_size, ranks.world_size)
+    model = GPT(plan.shape, compute_dtype=dtype, device=ranks.device)
+    model.init_weights(spec.seed)
+    optimizer = build_optimizer(model, plan)
+    peak_flops, peak_source = None, "the main rank's to know"
+    if ranks.is_main:  # it alone reports, and several probes at once would slow each other
+        peak_flops, peak_source = device_peak(ranks.device, dtype, home / "cpu-peaks.json")
+    emit(
+        RunPlanned(
+            total_steps=plan.total_steps,
+            total_tokens=plan.total_tokens,
+            global_batch_tokens=plan.global_batch_tokens,
+            grad_accum_steps=plan.grad_accum_steps,
+            vocab_size=prepared.tokenizer.vocab_size,
+            parameters=plan.parameters.total,
+            scaling_parameters=plan.parameters.scaling,
+            flops_per_token=plan.flops_per_token,
+            peak_flops=peak_flops,
+            peak_flops_source=peak_source,
+            train_rows=len(train_rows),
+            held_out_rows=len(held_out_rows),
+            bits_per_byte_floor=prepared.bits_per_byte_floor,
+        )
+    )
+
+    batches = Batches(
+        train_rows,
+        seed=spec.seed,
+        global_rows=plan.global_batch_tokens // plan.shape.sequence_len,
+        micro_batch_size=plan.micro_batch_size,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device=ranks.device,
+    )
+    if (epochs := batches.epoch(plan.total_steps * batches.global_rows)) > MANY_EPOCHS:
+        emit(
+            Notice(
+                "warning",
+                f"the run goes {epochs:.0f} times over its text; give it more, or train for fewer steps",
+            )
+        )
+
+    lineage = Lineage(
+        spec_hash=spec.content_hash(),
+        tokenizer_hash=prepared.tokenizer.content_hash,
+        data_fingerprint=prepared.fingerprint,
+        parent=None,
+    )
+    checkpoint, refused = choose_checkpoint(checkpoints, ranks)
+    for reason in refused:
+        emit(Notice("warning", f"resume passed over a checkpoint: {reason}"))
+    progress = Progress()
+    if checkpoint:
+        lineage = check_lineage(read_manifest(checkpoint), lineage, ranks, emit)
+        progress = load_progress(checkpoint)
+        model.load_state_dict(load_tensors(checkpoint, "model", ranks.device))
+        optimizer.load_state_tensors(
+            load_tensors(checkpoint, "optimizer", ranks.device), progress.optimizer_steps
+        )
+        emit(Resumed(progress.step, checkpoint.name, progress.min_val_bpb))
+
+    replica: nn.Module = model
+    if spec.runtime.compile:
+        replica = compiled_or_eager(replica, emit)
+    if ranks.world_size > 1:
+        on_gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
+        replica = DistributedDataParallel(replica, device_ids=on_gpu, gradient_as_bucket_view=True)
+    if checkpoint:  # last, since building a replica may draw random numbers
+        restore_generators(checkpoint, ranks)
+
+    return Job(
+        spec=spec,
+        plan=plan,
+        ranks=ranks,
+        emit=emit,
+        commands=commands,
+        terminated=terminated,
+        model=model,
+        replica=replica,
+        optimizer=optimizer,
+        tokenizer=prepared.tokenizer,
+        token_bytes=torch.from_numpy(prepared.tokenizer.token_byte_lengths()).to(ranks.device),
+        batches=batches,
+        held_out_rows=held_out_rows,
+        checkpoints=checkpoints,
+        lineage=lineage,
+        peak_flops=peak_flops,
+        progress=progress,
+        saved_step=progress.step if checkpoint else None,
+    )
+
+
+def check_lineage(saved: Manifest, now: Lineage, ranks: Ranks, emit: Emit) -> Lineage:
+    """The lineage of a launch that goes on from a checkpoint. Raises SpecError when its token ids mean other text now."""
+    name = folder_name(saved.step)
+    if saved.lineage.tokenizer_hash != now.tokenizer_hash:
+        raise SpecError(
+            f"the text at data.source changed, and with it the tokenizer: {name} was trained with other token ids. "
+            f"Restore the text as it was, or start a new run"
+        )
+    if saved.lineage.data_fingerprint != now.data_fingerprint:
+        emit(
+            Notice(
+                "warning", f"the text at data.source changed since {name}: from here on other rows are drawn"
+            )
+        )
+    if saved.world_size != ranks.world_size:
+        ranks_then = f"{saved.world_size} rank{'s' if saved.world_size > 1 else ''}"
+        emit(
+            Notice(
+                "info",
+                f"{name} was saved by {ranks_then}: the same rows follow, but sums are rounded otherwise",
+            )
+        )
+    return now.model_copy(update={"parent": name})
+
+
+def compiled_or_eager(model: nn.Module, emit: Emit) -> nn.Module:
+    """The model compiled, or as it is, with a notice, where this machine has no working compiler."""
+    # a constant of its own: a compilation kept on disk would answer for a compiler that is gone
+    constant = float(time.time_ns() % 1_000_003)
+    try:
+        torch.compile(lambda x: x * constant, dynamic=False)(torch.zeros(8))
+    except Exception as e:  # noqa: BLE001 - whatever the tool chain raises, eager is right and the reader is told
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        emit(
+            Notice(
+                "warning",
+                f"torch.compile does not work here ({reason}); the run goes on eagerly. See: llmctl doctor",
+            )
+        )
+        return model
+    compiled: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]  # typed as a plain callable
+    return compiled

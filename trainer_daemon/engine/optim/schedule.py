@@ -1,0 +1,45 @@
+"""What changes over a run, as pure functions of the step: nothing here is state, so a resumed run needs none of it.
+
+Steps count from 0; the multipliers are those of the update that step makes.
+"""
+
+from math import cos, pi
+
+from trainer_daemon.contract.spec import ScheduleSpec
+
+MOMENTUM_START, MOMENTUM_PEAK, MOMENTUM_END = 0.85, 0.97, 0.90
+MOMENTUM_WARMUP_STEPS = 400
+
+
+def learning_rate_scale(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
+    """Multiplier of every learning rate: linear warm-up to 1, constant, linear warm-down to `final_lr_frac`.
+
+    A run shorter than its warm-up never leaves it.
+    """
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    remaining = _warmdown_remaining(step, total_steps, schedule)
+    return remaining + schedule.final_lr_frac * (1 - remaining)
+
+
+def muon_momentum(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
+    """Muon's momentum: 0.85 to 0.97 over the first 400 steps, then 0.97, falling to 0.90 during the warm-down.
+
+    The first 400 steps win over the warm-down, so in a run under about 1143 steps it drops at once at step 400.
+    """
+    if step < MOMENTUM_WARMUP_STEPS:
+        return MOMENTUM_START + (MOMENTUM_PEAK - MOMENTUM_START) * step / MOMENTUM_WARMUP_STEPS
+    return MOMENTUM_END + (MOMENTUM_PEAK - MOMENTUM_END) * _warmdown_remaining(step, total_steps, schedule)
+
+
+def weight_decay_scale(step: int, total_steps: int) -> float:
+    """Multiplier of Muon's weight decay: half a cosine from 1 to 0."""
+    return 0.5 * (1 + cos(pi * step / total_steps))
+
+
+def _warmdown_remaining(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
+    """1 until the warm-down begins, then the share of it that is still to come."""
+    warmdown_steps = round(schedule.warmdown_ratio * total_steps)
+    if step <= total_steps - warmdown_steps:
+        return 1.0
+    return (total_steps - step) / warmdown_steps

@@ -1,0 +1,117 @@
+"""This process's place among the ranks, and the few things ranks say to each other.
+
+The place is read from the environment that torchrun sets, so any launcher will do; without one there is a single rank
+and every exchange below is the identity. Exchanges are small, on the CPU, and called by all ranks in the same order.
+Nothing here pickles: what is broadcast is JSON.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.hardware import usable_cores
+from trainer_daemon.contract.spec import RuntimeSpec
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits for the others in one exchange before it gives up."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which rank this is, of how many, on which device."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0: the one that reports, samples and publishes checkpoints."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over all ranks, in float64. One exchange however many values."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def all_ok(self, ok: bool) -> bool:
+        """True on every rank when it is True on each."""
+        return self.sum(0.0 if ok else 1.0)[0] == 0
+
+    def broadcast_json(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; the other ranks' argument is ignored."""
+        if self.world_size == 1:
+            return value
+        data = bytearray(json.dumps(value).encode() if self.is_main else b"")
+        size = torch.tensor([len(data)])
+        dist.broadcast(size, src=0)
+        payload = (
+            torch.frombuffer(data, dtype=torch.uint8)
+            if self.is_main
+            else torch.empty(int(size), dtype=torch.uint8)
+        )
+        dist.broadcast(payload, src=0)
+        return json.loads(payload.numpy().tobytes())
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(runtime: RuntimeSpec, local_rank: int) -> torch.device:
+    """The device of one rank. Raises SpecError when the one asked for is not here."""
+    wanted = runtime.device
+    if wanted == "auto":
+        wanted = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    if wanted == "cuda":
+        if not torch.cuda.is_available():
+            raise SpecError(
+                "runtime.device: this torch sees no CUDA device; use --set runtime.device=cpu, or see: llmctl doctor"
+            )
+        if local_rank >= torch.cuda.device_count():
+            raise SpecError(
+                f"runtime.nproc: rank {local_rank} has no GPU, there are {torch.cuda.device_count()}; lower --nproc"
+            )
+        return torch.device("cuda", local_rank)
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise SpecError("runtime.device: this torch sees no MPS device; use --set runtime.device=cpu")
+    return torch.device(wanted)
+
+
+def join_ranks(runtime: RuntimeSpec) -> Ranks:
+    """Take this process's place and meet the other ranks. Raises SpecError for a device that is not here."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = choose_device(runtime, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.set_num_threads(threads_per_rank(runtime, device, world_size))
+    if world_size > 1:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    return Ranks(rank, world_size, device)
+
+
+def threads_per_rank(runtime: RuntimeSpec, device: torch.device, world_size: int) -> int:
+    """torch's CPU threads: as the spec asks, else OMP_NUM_THREADS, else this rank's share of the cores on a CPU and one
+    beside an accelerator."""
+    if runtime.threads_per_rank is not None:
+        return runtime.threads_per_rank
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if chosen.isascii() and chosen.isdecimal() and int(chosen) > 0:
+        return int(chosen)
+    if device.type != "cpu":
+        return 1
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+    return max(1, usable_cores() // local_ranks)

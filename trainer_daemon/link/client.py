@@ -1,0 +1,389 @@
+"""What the cockpit and the CLI hold: `Link` asks, `Feed` listens.
+
+A feed gives every record of every stream exactly once, in order within its stream, whether the run is live, ended or
+changes between the two while one watches; what one poll gives is in order between the streams too. A long history comes
+in many polls, stream by stream: who wants it in order reads it from the journal first. It keeps one number a stream, the last record it gave; attaching late, a
+message that was dropped and a supervisor that came back are then the same thing: records after that number are missing,
+and are fetched.
+"""
+
+import heapq
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import msgspec
+import zmq
+
+from trainer_daemon.contract.closing import Closing
+from trainer_daemon.contract.errors import (
+    RefusedError,
+    WaitTimeoutError,
+    error_from,
+)
+from trainer_daemon.contract.journal import STREAMS, JournalReader, Record, Stream, decode_line
+from trainer_daemon.contract.rundir import RunDir, recorded_sockets
+from trainer_daemon.contract.wire import (
+    HEARTBEAT_SECONDS,
+    VERSION,
+    Operation,
+    Reply,
+    Request,
+    decode_envelope,
+    decode_header,
+    decode_reply,
+    encode_request,
+)
+
+LinkState = Literal["live", "disk", "lost"]
+"""live: the supervisor is heard. disk: there is none, the files are read. lost: there is one that is not heard."""
+
+ANSWER_SECONDS = 2.0
+TRIES = 3
+KILL_SECONDS = 15.0
+SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
+GREETING_SECONDS = 1.0
+"""How long a new connection may take to be greeted before the files are read instead."""
+LOOK_SECONDS = 0.05
+"""How often files and locks are looked at while nothing comes."""
+WATCH_QUEUE_MESSAGES = 10_000
+
+
+class Link(Closing):
+    """Asks one run's supervisor. For one thread."""
+
+    def __init__(self, sockets: Path, name: str) -> None:
+        """`sockets`: the folder with the run's `ctl`; `name`: the run's, for messages."""
+        self._path = sockets / "ctl"
+        self._name = name
+        self._context = zmq.Context()
+
+    @classmethod
+    def to(cls, run: RunDir) -> Self:
+        """Raises RefusedError when someone else could enter the folder of its sockets."""
+        return cls(recorded_sockets(run), run.name)
+
+    def request(
+        self,
+        op: Operation,
+        args: dict[str, Any] | None = None,
+        *,
+        timeout_seconds: float = ANSWER_SECONDS,
+        tries: int = TRIES,
+    ) -> dict[str, Any]:
+        """The supervisor's answer. Asks again, under the same id, when none comes in time.
+
+        Raises SpecError for a request that is too large, RefusedError when no supervisor is there or it speaks another protocol, WaitTimeoutError when it does not
+        answer, and whatever error the supervisor answers with.
+        """
+        request_id = uuid.uuid4().hex
+        message = encode_request(Request(VERSION, request_id, op, args or {}))
+        for _ in range(tries):
+            if not answers_calls(self._path):
+                raise RefusedError(
+                    f"{self._name} has no supervisor to talk to; see: llmctl status {self._name}"
+                )
+            # a fresh socket each time: what became of the last one's message cannot be known
+            with self._context.socket(zmq.DEALER) as dealer:
+                dealer.setsockopt(zmq.LINGER, 0)
+                dealer.connect(f"ipc://{self._path}")
+                dealer.send(message, zmq.NOBLOCK)
+                deadline = time.monotonic() + timeout_seconds
+                while dealer.poll(max(0, round((deadline - time.monotonic()) * 1000))):
+                    reply = understand_reply(dealer.recv(zmq.NOBLOCK), self._name)
+                    if reply is not None and reply.id == request_id:
+                        return result_of(reply)
+        raise WaitTimeoutError(
+            f"the supervisor of {self._name} did not answer within {tries} x {timeout_seconds:g} s"
+        )
+
+    def close(self) -> None:
+        self._context.term()
+
+
+def answers_calls(path: Path) -> bool:
+    """Whether a process listens on a unix socket. ZeroMQ would connect to a dead one without a word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(ANSWER_SECONDS)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def understand_reply(data: bytes, name: str) -> Reply | None:
+    """The reply, or None for what is not one. Raises RefusedError when it is of another major version."""
+    try:
+        check_version(decode_envelope(data).version, name)
+        return decode_reply(data)
+    except msgspec.MsgspecError:
+        return None
+
+
+def check_version(theirs: tuple[int, int], name: str) -> None:
+    """Raises RefusedError for another major version, naming both."""
+    if theirs[0] != VERSION[0]:
+        raise RefusedError(
+            f"{name} speaks protocol {'.'.join(map(str, theirs))}, this llmctl {'.'.join(map(str, VERSION))}: "
+            "use the llmctl that started the run"
+        )
+
+
+def result_of(reply: Reply) -> dict[str, Any]:
+    """What was answered; raises the error that was."""
+    if not reply.ok:
+        raise error_from(reply.exit_code, reply.error or "the daemon refused without a reason")
+    return reply.result
+
+
+def send_command(
+    run: RunDir, name: str, arguments: dict[str, Any] | None = None, request_id: str | None = None
+) -> str:
+    """Have the ranks do something at their next step boundary; returns the request id that `CommandDone` will carry.
+
+    The same request id is executed once, however often it is sent. Raises what `Link.request` raises.
+    """
+    request_id = request_id or uuid.uuid4().hex
+    with Link.to(run) as link:
+        link.request("command", {"request_id": request_id, "name": name, "arguments": arguments or {}})
+    return request_id
+
+
+def supervisor_listens(run: RunDir) -> bool:
+    """Whether there is a supervisor that can be asked. Raises RefusedError as `Link.to` does."""
+    return answers_calls(recorded_sockets(run) / "ctl")
+
+
+def request_kill(run: RunDir) -> None:
+    """End every process of the run at once. Raises what `Link.request` raises."""
+    with Link.to(run) as link:
+        link.request("kill", timeout_seconds=KILL_SECONDS, tries=2)
+
+
+def request_log(run: RunDir, source: str, offset: int) -> tuple[str, int, int]:
+    """(text, offset of what follows it, size): from the supervisor, or from the file when there is none."""
+    if run.supervisor_is_alive():
+        with suppress(RefusedError, WaitTimeoutError), Link.to(run) as link:
+            part = link.request("log", {"source": source, "offset": offset}, tries=1)
+            return part["text"], part["offset"], part["size"]
+    return run.read_log(source, offset)
+
+
+class Feed(Closing):
+    """Every record of a run, as it comes. For one thread."""
+
+    def __init__(self, run: RunDir, after: dict[str, int] | None = None) -> None:
+        """`after`: per stream, the last record that the caller has already."""
+        self._run = run
+        self._cursors: dict[Stream, int] = {s: (after or {}).get(s, 0) for s in STREAMS}
+        self._known: dict[Stream, int] = dict(self._cursors)
+        """Per stream, the newest record that is said to exist."""
+        self._context = zmq.Context()
+        self._connection: _Connection | None = None
+        self._readers: list[JournalReader] = []
+        self._next_look = 0.0
+        self._state: LinkState = "disk"
+
+    @property
+    def link_state(self) -> LinkState:
+        return self._state
+
+    def poll(self, timeout_seconds: float) -> list[Record]:
+        """What is new, ordered by wall time between streams: as soon as there is something, or nothing when the time is over.
+
+        Raises RefusedError when the supervisor speaks another protocol, or someone else could enter the folder of its
+        sockets.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            # first what is queued: who has not polled for a while must not take that for silence
+            found = self._take_messages(self._connection) if self._connection else []
+            self._look_who_is_there()
+            pause = min(LOOK_SECONDS, max(0.0, deadline - time.monotonic()))
+            if self._state == "live":
+                self._close_files()
+                found = found or self._wait(pause)
+            else:
+                found = found or self._read_files() or self._wait(pause)
+            if found or time.monotonic() >= deadline:
+                streams = ([r for r in found if r.stream == s] for s in STREAMS)
+                return list(heapq.merge(*streams, key=lambda r: r.wall))
+
+    def close(self) -> None:
+        self._disconnect()
+        self._close_files()
+        self._context.term()
+
+    def _look_who_is_there(self) -> None:
+        now = time.monotonic()
+        connection = self._connection
+        if connection is None or now - connection.heard_at > LOOK_SECONDS:
+            if now < self._next_look:
+                return
+            self._next_look = now + LOOK_SECONDS
+            if not self._run.supervisor_is_alive():
+                self._disconnect()
+                self._state = "disk"
+                return
+            # a supervisor that has gone silent may have made its sockets anew, elsewhere
+            if (
+                connection is not None
+                and now >= connection.trusted_until
+                and connection.sockets != recorded_sockets(self._run)
+            ):
+                self._disconnect()
+                connection = None
+            if connection is None:
+                connection = self._connect()
+        if connection is not None:
+            self._state = "live" if now < connection.trusted_until else "lost"
+
+    def _connect(self) -> "_Connection | None":
+        folder = recorded_sockets(self._run)
+        if not answers_calls(folder / "ctl"):  # it has the lock and not yet its sockets
+            self._state = "lost"
+            return None
+        self._connection = _Connection(self._context, folder, self._run.name)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _wait(self, seconds: float) -> list[Record]:
+        """Until something is heard, or the files are due for another look."""
+        if self._connection is None:
+            time.sleep(seconds)
+            return []
+        self._connection.wait(seconds)
+        return self._take_messages(self._connection)
+
+    def _take_messages(self, connection: "_Connection") -> list[Record]:
+        found: list[Record] = []
+
+        def take_cursors(cursors: dict[str, int]) -> None:
+            for stream in STREAMS:
+                self._known[stream] = max(self._known[stream], cursors.get(stream, 0))
+
+        def take_line(stream: Stream, line: bytes) -> None:
+            record = decode_line(line, stream)
+            # one that does not follow waits: what is before it is fetched, and it along with that
+            if record is not None and record.seq == self._cursors[stream] + 1:
+                self._cursors[stream] = record.seq
+                found.append(record)
+
+        def take_range(stream: Stream, lines: list[bytes]) -> None:
+            for line in lines:
+                record = decode_line(line, stream)
+                if record is not None and record.seq > self._cursors[stream]:
+                    self._cursors[stream] = record.seq
+                    found.append(record)
+            if not lines:  # the journal cannot give what was announced: do not ask in a circle
+                self._known[stream] = self._cursors[stream]
+
+        connection.receive(take_cursors, take_line, take_range)
+        for stream in STREAMS:
+            if self._known[stream] > self._cursors[stream]:
+                connection.ask_range(stream, self._cursors[stream])
+        return found
+
+    def _read_files(self) -> list[Record]:
+        if not self._readers:
+            self._readers = [JournalReader(self._run.journal, s, self._cursors[s]) for s in STREAMS]
+        found: list[Record] = []
+        for reader in self._readers:
+            for record, _ in reader.poll():
+                if record.seq > self._cursors[reader.stream]:
+                    self._cursors[reader.stream] = record.seq
+                    found.append(record)
+        return found
+
+    def _close_files(self) -> None:
+        for reader in self._readers:
+            reader.close()
+        self._readers = []
+
+
+class _Connection:
+    """The two sockets of a feed, and what is known about the other end."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", sockets: Path, name: str) -> None:
+        self.sockets = sockets
+        self._name = name
+        now = time.monotonic()
+        self.heard_at = now
+        self.trusted_until = now + GREETING_SECONDS
+        # subscribe first and fetch then: what happens in between comes twice, and the second time is dropped
+        self._events = context.socket(zmq.SUB)
+        self._events.setsockopt(zmq.LINGER, 0)
+        self._events.setsockopt(zmq.RCVHWM, WATCH_QUEUE_MESSAGES)
+        self._events.setsockopt(zmq.SUBSCRIBE, b"")
+        self._events.connect(f"ipc://{sockets / 'ev'}")
+        self._control = context.socket(zmq.DEALER)
+        self._control.setsockopt(zmq.LINGER, 0)
+        self._control.connect(f"ipc://{sockets / 'ctl'}")
+        self._asked: dict[Stream, tuple[str, float]] = {}
+        """Per stream, the range request under way: its id, and when to ask again."""
+
+    def wait(self, seconds: float) -> None:
+        poller = zmq.Poller()
+        poller.register(self._events, zmq.POLLIN)
+        poller.register(self._control, zmq.POLLIN)
+        poller.poll(round(seconds * 1000))
+
+    def ask_range(self, stream: Stream, after: int) -> None:
+        now = time.monotonic()
+        if stream in self._asked and now < self._asked[stream][1]:
+            return
+        request = Request(VERSION, uuid.uuid4().hex, "range", {"stream": stream, "after": after})
+        self._asked[stream] = (request.id, now + ANSWER_SECONDS)
+        with suppress(zmq.Again):
+            self._control.send(encode_request(request), zmq.NOBLOCK)
+
+    def receive(
+        self,
+        take_cursors: Callable[[dict[str, int]], None],
+        take_line: Callable[[Stream, bytes], None],
+        take_range: Callable[[Stream, list[bytes]], None],
+    ) -> None:
+        """Hand over everything that has arrived. Raises RefusedError for another major version."""
+        for _ in range(WATCH_QUEUE_MESSAGES):
+            try:
+                _, head, line = self._events.recv_multipart(zmq.NOBLOCK)
+                header = decode_header(head)
+            except zmq.Again:
+                break
+            except (ValueError, msgspec.MsgspecError):
+                continue
+            check_version(header.version, self._name)
+            self._heard()
+            take_cursors(header.cursors)
+            if header.stream is not None:
+                take_line(header.stream, line)
+        for _ in range(WATCH_QUEUE_MESSAGES):
+            try:
+                data = self._control.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            reply = understand_reply(data, self._name)
+            if reply is None:
+                continue
+            self._heard()
+            for stream, (request_id, _) in list(self._asked.items()):
+                if reply.id == request_id:
+                    del self._asked[stream]
+                    take_range(stream, reply.result.get("lines", []))
+
+    def _heard(self) -> None:
+        self.heard_at = time.monotonic()
+        self.trusted_until = self.heard_at + SILENCE_SECONDS
+
+    def close(self) -> None:
+        self._events.close()
+        self._control.close()

@@ -1,0 +1,193 @@
+"""One training process. Started by our agent, or by any launcher that sets torchrun's environment.
+
+It outlives the supervisor: what it reports goes to the journal on disk, what it is asked for comes from there. It does
+not outlive the agent, or a crash would leave ranks that train unseen.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer_daemon.contract.errors import LlmctlError
+from trainer_daemon.contract.events import Command, CommandDone, Event, Finished
+from trainer_daemon.contract.journal import JournalReader, JournalWriter
+from trainer_daemon.contract.rank_error import RankError, rank_error_file
+from trainer_daemon.contract.rundir import RunDir, hold_lock, home, write_json
+
+COMMAND_POLL_SECONDS = 0.05
+PR_SET_PDEATHSIG = 1
+
+
+class ControlCommands:
+    """The commands that the supervisor wrote to the `control` stream, oldest first. A look costs one fstat."""
+
+    def __init__(self, journal: Path, after_seq: int) -> None:
+        self._reader = JournalReader(journal, "control", after_seq)
+        self._waiting: deque[Command] = deque()
+
+    def pending(self) -> bool:
+        self._waiting.extend(r.event for r, _ in self._reader.poll() if isinstance(r.event, Command))
+        return bool(self._waiting)
+
+    def next(self) -> Command | None:
+        return self._waiting.popleft() if self.pending() else None
+
+    def stop_is_waiting(self) -> bool:
+        """Whether a stop is among what was asked for; it stays there to be answered."""
+        return self.pending() and any(command.name == "stop" for command in self._waiting)
+
+    def wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self.pending() and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(COMMAND_POLL_SECONDS, left))
+
+
+class NoCommands:
+    """Every rank but the main one: it hears of commands from the main rank."""
+
+    def pending(self) -> bool:
+        return False
+
+    def next(self) -> Command | None:
+        return None
+
+    def wait(self, seconds: float) -> None:
+        """The announcement that follows is where this rank waits."""
+
+
+def main(arguments: list[str]) -> int:
+    run = RunDir(Path(arguments[0]).absolute())
+    rank = int(os.environ.get("RANK", "0"))
+    launched_by_agent = "LLMCTL_ATTEMPT" in os.environ
+    attempt = int(os.environ.get("LLMCTL_ATTEMPT", "1"))
+    if launched_by_agent:
+        die_with_parent(int(os.environ["LLMCTL_AGENT_PID"]))
+        append_output_to(run.rank_log(rank))
+    terminated = SignalFlag(signal.SIGTERM)
+    lock = hold_lock(run.ranks_lock, shared=True)
+    try:
+        finished = train_run(run, rank, attempt, terminated)
+    except BaseException as e:
+        record_error(run.attempt(attempt), rank, e)
+        if isinstance(e, LlmctlError):
+            print(f"error: {e}", file=sys.stderr, flush=True)
+            return e.exit_code
+        raise
+    finally:
+        os.close(lock)
+    print(finished.message, flush=True)
+    return 0 if finished.reason != "failed" else 4
+
+
+def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") -> Finished:
+    """Build and train; the main rank's last act is the journal's `Finished`."""
+    from trainer_daemon.engine.allocator import keep_freed_memory
+    from trainer_daemon.engine.job import Commands, StoppedBeforeTrainingError, build_job
+    from trainer_daemon.engine.loop import train
+    from trainer_daemon.engine.ranks import join_ranks
+
+    spec = run.read_spec()
+    journal = JournalWriter(run.journal, "train", attempt) if rank == 0 else None
+    control = ControlCommands(run.journal, control_after(run.journal))
+    commands: Commands = control if rank == 0 else NoCommands()
+
+    def emit(event: Event) -> None:
+        if journal is not None:
+            journal.append(event)
+
+    ranks = join_ranks(spec.runtime)
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
+    try:
+        try:
+            job = build_job(
+                spec,
+                ranks,
+                home=home(),
+                checkpoints=run.checkpoints,
+                attempt=attempt,
+                emit=emit,
+                commands=commands,
+                terminated=terminated.is_set,
+                # every rank looks for itself: while they prepare there is no exchange to learn it from
+                stop_wanted=lambda: terminated.is_set() or control.stop_is_waiting(),
+            )
+        except StoppedBeforeTrainingError:
+            finished = Finished("stopped", 0, "stopped before training began; there was nothing to save")
+        else:
+            finished = train(job)
+        while late := commands.next():
+            if late.name == "stop":
+                continue  # it is stopped, and whether saved only the supervisor sees together with what came before
+            emit(CommandDone(late.request_id, late.name, ok=False, message=f"too late: {finished.message}"))
+        emit(finished)
+    finally:
+        if journal is not None:
+            journal.sync()
+            journal.close()
+    ranks.close()  # not after an error: a peer that is gone would keep this rank waiting
+    return finished
+
+
+def control_after(journal: Path) -> int:
+    """The command that these ranks begin behind: what was asked of earlier ones is not obeyed again."""
+    if (said := os.environ.get("LLMCTL_CONTROL_AFTER")) is not None:
+        return int(said)
+    with JournalReader(journal, "control") as reader:
+        while reader.poll():
+            pass
+        return reader.last_seq
+
+
+class SignalFlag:
+    """Remembers that a signal came, so that the loop can act on it at a step boundary."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._came = False
+        signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self._came = True
+
+    def is_set(self) -> bool:
+        return self._came
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the agent that started it dies (Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel knew of our wish
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def append_output_to(log: Path) -> None:
+    """Send stdout and stderr to a file of our own: a pipe would break with its reader and take the training along."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def record_error(attempt_folder: Path, rank: int, error: BaseException) -> None:
+    """Leave this rank's error for the agent."""
+    attempt_folder.mkdir(parents=True, exist_ok=True)
+    told = RankError(
+        rank=rank,
+        time_ns=time.time_ns(),
+        type=type(error).__name__,
+        message=str(error) or type(error).__name__,
+        exit_code=error.exit_code if isinstance(error, LlmctlError) else 1,
+        traceback=traceback.format_exc(),
+    )
+    write_json(rank_error_file(attempt_folder, rank), asdict(told))

@@ -1,0 +1,1 @@
+"""The daemon's core: starts the ranks, outlives the terminal, restarts what falls, ends what should end. No torch, no zmq."""

@@ -1,0 +1,104 @@
+"""Which request is granted when, each at most once.
+
+A command is granted by being appended to the `control` stream; the ranks act on it at a step boundary and answer with a
+`CommandDone` event. The stream is also the memory of what was granted: a request that is repeated, even to a later
+supervisor, is answered as it was the first time.
+"""
+
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from trainer_daemon.contract.errors import RefusedError, SpecError, did_you_mean
+from trainer_daemon.contract.events import CommandName
+
+REMEMBERED_REFUSALS = 10_000
+
+
+class CommandArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The wire's `command`."""
+
+    request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class SampleArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments of `sample`; the other commands take none."""
+
+    prompt: Annotated[str, msgspec.Meta(max_length=32_768)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+
+
+def check_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The command's arguments, complete. Raises SpecError when the name or an argument is not one."""
+    if name not in get_args(CommandName):
+        known = get_args(CommandName)
+        raise SpecError(
+            f'no command is called "{name[:40]}"{did_you_mean(name, known)}; there are: {", ".join(known)}'
+        )
+    if name != "sample":
+        if arguments:
+            raise SpecError(f'the command "{name}" takes no arguments')
+        return {}
+    try:
+        return msgspec.to_builtins(msgspec.convert(arguments, SampleArguments))  # type: ignore[no-any-return]  # msgspec types it as Any
+    except msgspec.ValidationError as e:
+        raise SpecError(f"sample: {e}") from e
+
+
+Life = Literal["training", "between attempts", "stopping", "over"]
+"""training: an agent runs. between attempts: a restart is due. stopping: asked to stop. over: ended."""
+
+
+def refusal(name: CommandName, *, life: Life, is_paused: bool, run_name: str) -> str | None:
+    """Why this command is not granted now, or None when it is.
+
+    |          | training       | paused  | between attempts | stopping | over |
+    |----------|----------------|---------|------------------|----------|------|
+    | pause    | yes            | no      | no               | no       | no   |
+    | resume   | no             | yes     | no               | no       | no   |
+    | save, sample, evaluate | yes | yes  | no               | no       | no   |
+    | stop     | yes            | yes     | yes              | yes, it changes nothing | no |
+    """
+    match life:
+        case "over":
+            return f"{run_name} has ended; see: llmctl status {run_name}"
+        case "stopping":
+            return None if name == "stop" else f"{run_name} is stopping; it takes no other command"
+        case "between attempts" if name != "stop":
+            return f"{run_name} is between two attempts; try again when it runs, or: llmctl stop {run_name}"
+        case _:
+            pass
+    if name == "pause" and is_paused:
+        return f"{run_name} is paused already; go on with: llmctl resume {run_name}"
+    if name == "resume" and not is_paused:
+        return f"{run_name} is not paused"
+    return None
+
+
+class Ledger:
+    """Request ids and how each was answered."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, str] = {}
+        self._granted: set[str] = set()
+
+    def was_granted(self, request_id: str) -> bool:
+        """True when it was granted before. Raises RefusedError with the first answer when it was refused."""
+        if request_id in self._refused:
+            raise RefusedError(self._refused[request_id])
+        return request_id in self._granted
+
+    def grant(self, request_id: str) -> None:
+        self._granted.add(request_id)
+
+    def refuse(self, request_id: str, sentence: str) -> RefusedError:
+        """The error to raise."""
+        self._refused[request_id] = sentence
+        if len(self._refused) > REMEMBERED_REFUSALS:
+            del self._refused[next(iter(self._refused))]
+        return RefusedError(sentence)

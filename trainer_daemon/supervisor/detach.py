@@ -1,0 +1,30 @@
+"""Starts a run's daemon: what the CLI and the cockpit call."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer_daemon.contract.detach import START_SECONDS, start_detached
+
+SUPERVISE = (sys.executable, "-m", "trainer_daemon", "supervise")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyReport:
+    """What a daemon says when it holds its lock, has its run folder on disk and its sockets bound."""
+
+    name: str
+    path: str
+    """The run folder."""
+    pid: int
+
+
+def start_supervisor(
+    request: dict[str, Any], *, program: Sequence[str] = SUPERVISE, timeout_seconds: float = START_SECONDS
+) -> ReadyReport:
+    """Start a daemon for `{"name": …, "spec": {…}}`, a new run, or `{"resume": RUN_FOLDER}`; returns once it is up.
+
+    Raises the daemon's own error when it refuses, and WaitTimeoutError when it does not come up in time.
+    """
+    return ReadyReport(**start_detached(program, request, timeout_seconds=timeout_seconds))

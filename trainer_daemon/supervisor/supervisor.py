@@ -1,0 +1,483 @@
+"""The supervisor: one thread, one loop, one poll.
+
+It owns the run's lock, starts the ranks through an agent and watches how they end. It only ever follows: the ranks write
+their own journal, so nothing is lost while it is dead, and a later one takes over where it stopped.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from trainer_daemon.contract.errors import RefusedError
+from trainer_daemon.contract.events import (
+    FINAL_STATES,
+    CheckpointSaved,
+    Command,
+    CommandDone,
+    Event,
+    Finished,
+    Notice,
+    RankExited,
+    Stalled,
+    State,
+    StateChanged,
+)
+from trainer_daemon.contract.journal import STREAMS, JournalReader, JournalWriter, Record, Stream
+from trainer_daemon.contract.rundir import RunDir, write_json
+from trainer_daemon.contract.status import fold_journal, load_snapshot
+from trainer_daemon.contract.wire import HEARTBEAT_SECONDS, RANGE_LIMIT, Request
+from trainer_daemon.supervisor.agent import AdoptedAgent, Agent, LaunchedAgent
+from trainer_daemon.supervisor.attempts import RESULT_FILE, AttemptResult, read_struct
+from trainer_daemon.supervisor.commands import (
+    CommandArguments,
+    Ledger,
+    Life,
+    check_arguments,
+    refusal,
+)
+from trainer_daemon.supervisor.sweep import kill_run_processes, reap_orphans
+from trainer_daemon.supervisor.verdict import judge
+
+TAIL_SECONDS = 0.03
+"""How often the journal is looked at."""
+RANGE_BYTES = 4 * 2**20
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Port(Protocol):
+    """What the supervisor needs of its sockets."""
+
+    def serve(self, timeout_seconds: float, answer: Callable[[Request], dict[str, Any]]) -> None:
+        """Answer the requests that come within that time; an error that `answer` raises is the answer."""
+
+    def publish(self, record: Record, line: bytes, cursors: dict[str, int]) -> None:
+        """Send a journal line to all who watch."""
+
+    def heartbeat(self, cursors: dict[str, int]) -> None:
+        """Tell all who watch what there is."""
+
+    def stay_reachable(self) -> None:
+        """Make the sockets anew when someone removed them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the ranks get to end by themselves before the next rung of the ladder."""
+
+    stop_seconds: float = 120.0
+    """After `stop`, to save and leave; three times the last save when that is longer. Then SIGTERM."""
+    terminate_seconds: float = 30.0
+    """After SIGTERM. Then SIGKILL."""
+    finish_seconds: float = 60.0
+    """After the ranks' own last word. Then SIGTERM."""
+    stall_seconds: float = 60.0
+    """Without a step, or ten usual steps when that is longer, before the reader is told; ten times it for the first."""
+
+
+class RangeArguments(msgspec.Struct, frozen=True):
+    stream: Stream
+    after: int
+
+
+class LogArguments(msgspec.Struct, frozen=True):
+    source: str
+    offset: int = 0
+
+
+class Supervisor:
+    """Supervises one run until it ends. The caller holds run.lock."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        port: Port,
+        agent_command: Callable[[int], list[str]],
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        """Raises RefusedError for a run that is complete."""
+        self._run = run
+        self._port = port
+        self._agent_command = agent_command
+        self._patience = patience or Patience()
+        self._spec = run.read_spec()
+
+        self._status = fold_journal(run, load_snapshot(run))
+        if self._status.state == "completed":
+            raise RefusedError(f"{run.name} is complete: all {self._status.step} steps are done")
+        self._attempt = self._status.attempt
+        self._daemon = JournalWriter(run.journal, "daemon", self._attempt)
+        self._control = JournalWriter(run.journal, "control", self._attempt)
+        for writer in (self._daemon, self._control):
+            if writer.repaired_bytes:
+                text = (
+                    f"{writer.repaired_bytes} bytes of a torn line were cut off the {writer.stream} journal"
+                )
+                self._daemon.append(Notice("warning", text))
+        # watchers that come later fetch what is older, so only what is new is published
+        self._readers = [JournalReader(run.journal, s, self._status.cursors.get(s, 0)) for s in STREAMS]
+        self._ledger = Ledger()
+        self._open_commands: dict[str, str] = {}
+        """Granted and not yet done: request id -> name."""
+        self._pause_wanted = False
+        self._recall_commands()
+
+        self._agent: Agent | None = None
+        self._state: State = "starting"
+        self._relaunch_at = time.monotonic()
+        self._launch_reason = "started" if self._attempt == 0 else "resumed"
+        self._failures_in_a_row = 0
+        self._finished: Finished | None = None
+        self._stop_reason: str | None = None
+        self._stop_done: CommandDone | None = None
+        """How the ranks answered a stop."""
+        self._ladder_since: float | None = None
+        self._terminated_at: float | None = None
+        self._save_seconds = 0.0
+        self._asked_to_end: str | None = None
+        self._next_beat = 0.0
+        self._ranks_heard_at = time.monotonic()
+        self._is_stalled = False
+        self._stored_cursors: dict[str, int] = {}
+
+    # ------------------------------------------------------------------------------------------------- the loop
+
+    def run(self) -> State:
+        """Supervise until the run has ended; returns how."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note_signal)
+        if sys.platform == "linux":  # orphans of a dead agent come to us, so that none is left behind
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._take_over()
+        while self._state not in FINAL_STATES:
+            self._port.serve(TAIL_SECONDS, self._answer)
+            self._follow_journal()
+            self._step()
+            self._beat()
+        self._follow_journal()
+        self._store()
+        return self._state
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+        self._daemon.close()
+        self._control.close()
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        self._asked_to_end = f"the supervisor got {signal.Signals(number).name}"
+
+    def _take_over(self) -> None:
+        """Go on with ranks that are running already, if there are any."""
+        agent = AdoptedAgent.find(self._run, self._attempt)
+        if agent is None:
+            self._pause_wanted = False
+            # an agent that had only just been started, or workers of ranks that are dead
+            kill_run_processes(self._run)
+            if (last_word := self._last_word()) is not None and last_word.reason == "completed":
+                self._enter("completed", last_word.message)
+            return
+        self._agent = agent
+        was_stopping = self._status.state == "stopping"
+        self._enter(
+            self._status.state if self._status.state not in FINAL_STATES else "running",
+            "a new supervisor took over the running ranks",
+        )
+        if was_stopping:
+            self._stop_reason = "stopped"
+            self._ladder_since = time.monotonic()
+
+    def _last_word(self) -> Finished | None:
+        """The ranks' last word, when nothing followed it."""
+        last_seq = self._status.cursors.get("train", 0)
+        with JournalReader(self._run.journal, "train", max(0, last_seq - 1)) as reader:
+            events = [record.event for record, _ in reader.poll()]
+        return events[-1] if events and isinstance(events[-1], Finished) else None
+
+    def _step(self) -> None:
+        """Whatever is due now."""
+        if self._asked_to_end and self._stop_reason is None:
+            self._stop(uuid.uuid4().hex, self._asked_to_end)
+        if self._agent is not None:
+            reap_orphans(self._agent.pid)
+            if self._agent.is_over():
+                self._end_attempt(self._agent)
+            else:
+                self._climb_ladder(self._agent)
+        elif self._stop_reason is not None:
+            self._settle_commands(stop_ok=True, stop_message="stopped; no rank was running")
+            self._enter("stopped", self._stop_reason)
+        elif time.monotonic() >= self._relaunch_at:
+            self._launch()
+
+    def _beat(self) -> None:
+        """Once a second: tell watchers, be there for those that come, and put on disk what is known."""
+        if time.monotonic() < self._next_beat:
+            return
+        self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
+        self._port.stay_reachable()
+        self._look_for_stall()
+        self._port.heartbeat(self._status.cursors)
+        self._store()
+
+    def _look_for_stall(self) -> None:
+        """Tell once when ranks that should be stepping fall silent; what they do between steps takes what it takes."""
+        if self._is_stalled or (self._status.state, self._status.phase) != ("running", "running"):
+            return
+        silent, usual = time.monotonic() - self._ranks_heard_at, self._status.step_seconds
+        least = self._patience.stall_seconds
+        # a first step may compile kernels
+        if silent > (10 * least if usual is None else max(least, 10 * usual)):
+            self._is_stalled = True
+            self._emit(Stalled(silent, usual))
+
+    # ------------------------------------------------------------------------------------------------- attempts
+
+    def _launch(self) -> None:
+        if self._run.ranks_are_alive():  # someone started ranks by hand in the meantime: they are the run
+            self._take_over()
+            return
+        self._attempt += 1
+        self._daemon.attempt = self._control.attempt = self._attempt
+        self._finished = self._stop_done = self._ladder_since = self._terminated_at = None
+        self._enter("starting", self._launch_reason)
+        control_after = self._control.last_seq
+        if self._pause_wanted:  # a restart does not undo a pause
+            self._grant(uuid.uuid4().hex, "pause", {})
+        try:
+            self._run.attempt(self._attempt).mkdir(parents=True, exist_ok=True)
+            self._agent = LaunchedAgent(
+                self._agent_command(self._attempt), self._run, self._attempt, control_after
+            )
+        except OSError as e:
+            self._enter("failed", f"the ranks could not be started: {e}")
+
+    def _end_attempt(self, agent: Agent) -> None:
+        """The agent is gone: make sure that nothing of it is left, learn why, decide what is next."""
+        unkillable = kill_run_processes(self._run)
+        reap_orphans(None)
+        self._agent = None
+        self._follow_journal()
+        result = read_struct(self._run.attempt(self._attempt) / RESULT_FILE, AttemptResult)
+        if self._finished is None:
+            self._failures_in_a_row += 1
+            for rank in result.ranks if result else []:
+                self._emit(
+                    RankExited(rank.rank, rank.exit_code, rank.signal, rank.message, rank.is_root_cause)
+                )
+        if self._stop_done is not None:
+            self._settle_commands(stop_ok=self._stop_done.ok, stop_message=self._stop_done.message)
+        elif self._finished is not None:
+            self._settle_commands(
+                stop_ok=self._finished.reason != "failed", stop_message=self._finished.message
+            )
+        else:
+            self._settle_commands(stop_ok=False, stop_message="the ranks ended before they could save")
+        verdict = judge(
+            self._run,
+            self._spec.runtime,
+            finished=self._finished,
+            result=result,
+            agent_ending=agent.ending(),
+            failures_in_a_row=self._failures_in_a_row,
+            stop_reason=self._stop_reason,
+            unkillable=unkillable,
+        )
+        if verdict.state is not None:
+            self._enter(verdict.state, verdict.reason)
+            return
+        self._launch_reason = verdict.reason
+        self._relaunch_at = time.monotonic() + verdict.delay_seconds
+        self._enter("starting", verdict.reason)
+
+    def _settle_commands(self, *, stop_ok: bool, stop_message: str) -> None:
+        """Answer the commands that no rank will answer any more: someone may be waiting."""
+        for request_id, name in self._open_commands.items():
+            if name == "stop":
+                self._emit(CommandDone(request_id, name, stop_ok, stop_message))
+            else:
+                self._emit(CommandDone(request_id, name, False, "the ranks ended before it took effect"))
+        self._open_commands.clear()
+
+    def _climb_ladder(self, agent: Agent) -> None:
+        """Ranks that should be gone get time, then SIGTERM, then SIGKILL."""
+        if self._ladder_since is None:
+            return
+        now = time.monotonic()
+        if self._terminated_at is None:
+            patience = (
+                self._patience.finish_seconds
+                if self._finished is not None
+                else max(self._patience.stop_seconds, 3 * self._save_seconds)
+            )
+            if now - self._ladder_since > patience:
+                self._emit(
+                    Notice("warning", f"the ranks did not end within {patience:g} s; they get SIGTERM")
+                )
+                self._terminated_at = now
+                agent.terminate()
+        elif now - self._terminated_at > self._patience.terminate_seconds:
+            self._emit(Notice("warning", "the ranks ignored SIGTERM; they get SIGKILL"))
+            self._terminated_at = now
+            kill_run_processes(self._run)
+
+    def _stop(self, request_id: str, reason: str) -> None:
+        self._grant(request_id, "stop", {})
+        self._stop_reason = reason
+        if self._agent is not None:
+            self._ladder_since = time.monotonic()
+            self._enter("stopping", reason)
+
+    # -------------------------------------------------------------------------------------------------- journal
+
+    def _enter(self, state: State, reason: str) -> None:
+        self._state = state
+        self._emit(StateChanged(state, reason, os.getpid(), self._attempt))
+        self._follow_journal()
+        self._store()
+
+    def _emit(self, event: Event) -> None:
+        self._daemon.append(event)
+
+    def _follow_journal(self) -> None:
+        """Take in and publish what was appended since the last look."""
+        for reader in self._readers:
+            while batch := reader.poll():
+                for record, line in batch:
+                    self._status.apply(record)
+                    self._port.publish(record, line, self._status.cursors)
+                    self._take_in(record)
+
+    def _take_in(self, record: Record) -> None:
+        if record.stream == "train":
+            self._ranks_heard_at, self._is_stalled = time.monotonic(), False
+        match record.event:
+            case CheckpointSaved(seconds=seconds):
+                self._failures_in_a_row = 0
+                self._save_seconds = seconds
+            case CommandDone(request_id, name, ok, _) as done:
+                self._open_commands.pop(request_id, None)
+                if name == "pause" and not ok:
+                    self._pause_wanted = False
+                if name == "stop":
+                    self._stop_done = done
+            case Finished() as finished if record.attempt == self._attempt:
+                self._finished = finished
+                self._ladder_since = time.monotonic()
+            case _:
+                pass
+
+    def _store(self) -> None:
+        """Put the streams and then the state on disk, in this order: the state must not cover what a crash undoes."""
+        if self._status.cursors == self._stored_cursors:
+            return
+        # a full or failing disk costs the reader freshness, never the run
+        with suppress(OSError):
+            for reader in self._readers:
+                reader.sync()
+            write_json(self._run.state_file, self._status.to_json())
+            self._stored_cursors = dict(self._status.cursors)
+
+    # ------------------------------------------------------------------------------------------------- requests
+
+    def _answer(self, request: Request) -> dict[str, Any]:
+        match request.op:
+            case "ping":
+                return {}
+            case "hello":
+                return {
+                    "name": self._run.name,
+                    "pid": os.getpid(),
+                    "spec": self._spec.model_dump(mode="json"),
+                    "cursors": self._status.cursors,
+                }
+            case "range":
+                return self._range(msgspec.convert(request.args, RangeArguments))
+            case "log":
+                wanted = msgspec.convert(request.args, LogArguments)
+                text, offset, size = self._run.read_log(wanted.source, wanted.offset)
+                return {"text": text, "offset": offset, "size": size}
+            case "command":
+                return self._command(msgspec.convert(request.args, CommandArguments))
+            case "kill":
+                return self._kill()
+            case "generate" | "cancel":
+                raise RefusedError("a supervisor has no model; text comes from an inference worker")
+
+    def _range(self, wanted: RangeArguments) -> dict[str, Any]:
+        lines: list[bytes] = []
+        size = 0
+        with JournalReader(self._run.journal, wanted.stream, wanted.after) as reader:
+            for _, line in reader.poll(RANGE_LIMIT):
+                lines.append(line)
+                size += len(line)
+                if size > RANGE_BYTES:
+                    break
+        return {"lines": lines}
+
+    def _command(self, wanted: CommandArguments) -> dict[str, Any]:
+        if not self._ledger.was_granted(wanted.request_id):
+            arguments = check_arguments(wanted.name, wanted.arguments)
+            name: Any = wanted.name
+            sentence = refusal(name, life=self._life(), is_paused=self._pause_wanted, run_name=self._run.name)
+            if sentence is not None:
+                raise self._ledger.refuse(wanted.request_id, sentence)
+            if name != "stop":
+                self._grant(wanted.request_id, name, arguments)
+            elif self._stop_reason is None:
+                self._stop(wanted.request_id, "stopped on request")
+            else:  # one stop is enough for the ranks; whoever asked again hears how it went too
+                self._open_commands[wanted.request_id] = name
+            self._ledger.grant(wanted.request_id)
+        return {"request_id": wanted.request_id}
+
+    def _life(self) -> Life:
+        if self._state in FINAL_STATES:
+            return "over"
+        if self._stop_reason is not None or self._finished is not None:
+            return "stopping"
+        return "training" if self._agent is not None else "between attempts"
+
+    def _grant(self, request_id: str, name: Any, arguments: dict[str, Any]) -> None:
+        """Append the command for the ranks. Raises RefusedError when the disk does not take it."""
+        before = self._control.last_seq
+        self._control.append(Command(request_id, name, arguments))
+        if self._control.last_seq == before:
+            raise RefusedError(f"the command could not be written to {self._run.journal}: is the disk full?")
+        self._open_commands[request_id] = name
+        if name in ("pause", "resume"):
+            self._pause_wanted = name == "pause"
+
+    def _kill(self) -> dict[str, Any]:
+        """End every process of the run at once. The loop then sees the attempt's end."""
+        self._stop_reason = "killed on request"
+        left = kill_run_processes(self._run)
+        if left:
+            raise RefusedError(
+                f"the processes {', '.join(map(str, left))} do not die; they hang in the kernel, see dmesg"
+            )
+        if isinstance(self._agent, AdoptedAgent) and self._run.ranks_are_alive():
+            raise RefusedError("the ranks were started by another launcher; end that one")
+        return {}
+
+    def _recall_commands(self) -> None:
+        """What earlier supervisors granted, and what of it may still be open."""
+        with JournalReader(self._run.journal, "control") as reader:
+            while batch := reader.poll():
+                for record, _ in batch:
+                    if not isinstance(record.event, Command):
+                        continue
+                    command = record.event
+                    self._ledger.grant(command.request_id)
+                    if record.attempt == self._attempt and command.name in ("pause", "resume"):
+                        self._pause_wanted = command.name == "pause"

@@ -1,0 +1,75 @@
+"""Colours that colour-blind readers can tell apart: the Okabe-Ito set, lightened where the ground is dark. A band is its line's colour,
+faded towards the ground. Terminals with 16 colours get the bright and the plain variant instead of a blend."""
+
+from dataclasses import dataclass
+
+from rich.color import Color, blend_rgb
+from rich.style import Style
+
+FADE = 0.62
+"""How far a band's colour lies from its line's towards the ground."""
+
+
+@dataclass(frozen=True)
+class Palette:
+    lines: tuple[Style, ...]
+    """By `Series.colour`, round and round."""
+    bands: tuple[Style, ...]
+    """The faded partner of each line."""
+    title: Style
+    muted: Style
+    """Axes, labels, flags."""
+    cursor: Style
+    reference: Style
+    checkpoint: Style
+    restart: Style
+
+
+def _blended(
+    lines: str, *, ground: str, title: str, muted: str, reference: str, checkpoint: str, restart: str
+) -> Palette:
+    def faded(colour: str) -> Style:
+        triplets = Color.parse(colour).get_truecolor(), Color.parse(ground).get_truecolor()
+        return Style(color=Color.from_triplet(blend_rgb(*triplets, FADE)))
+
+    return Palette(
+        lines=tuple(Style(color=colour) for colour in lines.split()),
+        bands=tuple(faded(colour) for colour in lines.split()),
+        title=Style(color=title, bold=True),
+        muted=Style(color=muted),
+        cursor=Style(color=title),
+        reference=Style(color=reference),
+        checkpoint=Style(color=checkpoint),
+        restart=Style(color=restart),
+    )
+
+
+DARK = _blended(
+    "#56b4e9 #e69f00 #2bc79b #cc79a7 #f0e442 #e8703a #8f9bff #c8c8c8",
+    ground="#121212",
+    title="#eeeeee",
+    muted="#8a8a8a",
+    reference="#a0a0a0",
+    checkpoint="#3d5a4c",
+    restart="#b0563a",
+)
+LIGHT = _blended(
+    "#0072b2 #c47f00 #00805c #b05a8c #8f8600 #c24e00 #4a55c8 #505050",
+    ground="#f4f4f4",
+    title="#1a1a1a",
+    muted="#6a6a6a",
+    reference="#707070",
+    checkpoint="#a3c4b4",
+    restart="#d08a70",
+)
+_ANSI_NAMES = ("cyan", "yellow", "green", "magenta", "blue", "red")
+ANSI = Palette(
+    lines=tuple(Style(color=f"bright_{name}") for name in _ANSI_NAMES),
+    bands=tuple(Style(color=name) for name in _ANSI_NAMES),
+    title=Style(bold=True),
+    muted=Style(color="bright_black"),
+    cursor=Style(color="white"),
+    reference=Style(color="white"),
+    checkpoint=Style(color="bright_black"),
+    restart=Style(color="red"),
+)

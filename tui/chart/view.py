@@ -1,0 +1,79 @@
+"""What the reader has asked to see, apart from the data: a frozen value, and each key press gives the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tui.chart.axis import Span
+
+ZOOM_IN, ZOOM_OUT = 0.7, 1 / 0.7
+PAN_SHARE = 0.25
+FOLLOW_SHARE = 0.1
+"""The part of the history that "follow" shows when everything was on screen before."""
+SMOOTHING_DECAYS = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+"""The stops of the smoothing dial: decay of the exponential mean, 0 for none."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The axis ends that a chart was drawn with; y in axis units (log10 of the value on a log axis)."""
+
+    x: Span
+    y: Span
+
+    @property
+    def x_span(self) -> float:
+        return self.x[1] - self.x[0]
+
+
+@dataclass(frozen=True)
+class View:
+    x_span: float | None = None
+    """Width of the window; None shows everything."""
+    x_end: float | None = None
+    """Right end of a window that stands still; None follows the newest point."""
+    log_y: bool = False
+    clip: bool = False
+    """Scale y to the 1st..99th percentile of the points in sight, and cut off what lies outside."""
+    smoothing: float = SMOOTHING_DECAYS[4]
+    cursor: float | None = None
+    """Where the crosshair stands, in x; None hides it."""
+
+    def zoomed(self, factor: float, seen: Bounds, data: Span) -> View:
+        """Scale the window: about the crosshair, else about the tail while following, else about the middle."""
+        span = seen.x_span * factor
+        if span >= data[1] - data[0]:
+            return self.fitted()
+        if self.cursor is not None:
+            left = (self.cursor - seen.x[0]) / seen.x_span
+            return replace(self, x_span=span, x_end=self.cursor + (1 - left) * span)
+        if self.x_end is None:
+            return replace(self, x_span=span)
+        return replace(self, x_span=span, x_end=(seen.x[0] + seen.x[1] + span) / 2)
+
+    def panned(self, share: float, seen: Bounds, data: Span) -> View:
+        """Move the window by a share of itself, no further than the data; at the tail it follows again."""
+        span = self.x_span or seen.x_span
+        end = (self.x_end or seen.x[1]) + share * span
+        if end > data[1]:
+            return replace(self, x_end=None)
+        return replace(self, x_span=span, x_end=max(end, data[0] + span))
+
+    def following(self, data: Span) -> View:
+        """A window at the newest points, as wide as the one in use."""
+        span = self.x_span or FOLLOW_SHARE * (data[1] - data[0]) or None
+        return replace(self, x_span=span, x_end=None)
+
+    def fitted(self) -> View:
+        return replace(self, x_span=None, x_end=None)
+
+    def smoothed(self, stops: int) -> View:
+        """Turn the smoothing dial by `stops`, as far as it goes."""
+        at = SMOOTHING_DECAYS.index(self.smoothing) + stops
+        return replace(self, smoothing=SMOOTHING_DECAYS[min(max(at, 0), len(SMOOTHING_DECAYS) - 1)])
+
+    def with_cursor_moved(self, distance: float, seen: Bounds, data: Span) -> View:
+        """Move the crosshair within what is seen and known; it first appears at the newest point in sight."""
+        left, right = max(seen.x[0], data[0]), min(seen.x[1], data[1])
+        cursor = right if self.cursor is None else min(max(self.cursor + distance, left), right)
+        return replace(self, cursor=cursor)

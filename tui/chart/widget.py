@@ -1,0 +1,242 @@
+"""The chart as a Textual widget on the Line API. It asks its source for the figure, draws it, and refreshes only the rows that differ
+from the last drawing: a quarter of the bytes of a full repaint, and a still chart costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+from rich.style import Style
+from textual.app import RenderResult
+from textual.binding import Binding, BindingType
+from textual.geometry import Region
+from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from tui.chart import view as views
+from tui.chart.axis import Span
+from tui.chart.draw import GUTTER, Figure, draw
+from tui.chart.palette import ANSI, DARK, LIGHT, Palette
+from tui.chart.symbols import BRAILLE, Symbols
+from tui.chart.view import Bounds, View
+from tui.store import X_AXES, XAxis
+
+FigureSource = Callable[[XAxis, float], Figure]
+"""(x axis, smoothing decay or 0) -> what to draw now. Called once for each drawing."""
+
+
+class Chart(Widget, can_focus=True):
+    """One figure, looked at through a `View` that the keys change. Call `redraw` when its source has something new."""
+
+    DEFAULT_CSS = """
+    Chart { height: 1fr; width: 1fr; min-height: 5; min-width: 24; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "toggle_log", "Log y", id="chart.log_y", tooltip="Logarithmic or linear y axis"),
+        Binding(
+            "o",
+            "toggle_clip",
+            "Clip",
+            id="chart.clip",
+            tooltip="Scale y to the 1st..99th percentile, so that spikes do not flatten the rest",
+        ),
+        Binding("s", "smooth(1)", "Smoother", id="chart.smoother", tooltip="Average over more points"),
+        Binding(
+            "S", "smooth(-1)", "Rawer", id="chart.rawer", tooltip="Average over fewer points, down to none"
+        ),
+        Binding(
+            "plus,equals_sign",
+            "zoom_in",
+            "Zoom in",
+            id="chart.zoom_in",
+            tooltip="Narrow the window, about the crosshair if there is one",
+        ),
+        Binding("minus", "zoom_out", "Zoom out", id="chart.zoom_out", tooltip="Widen the window"),
+        Binding(
+            "H",
+            "pan(-1)",
+            "Pan left",
+            id="chart.pan_left",
+            tooltip="Move the window a quarter of itself back",
+        ),
+        Binding(
+            "L",
+            "pan(1)",
+            "Pan right",
+            id="chart.pan_right",
+            tooltip="Move the window a quarter of itself on, until it follows the tail",
+        ),
+        Binding(
+            "f", "follow", "Follow", id="chart.follow", tooltip="Show the newest points and keep up with them"
+        ),
+        Binding("z", "fit", "Fit", id="chart.fit", tooltip="Show everything"),
+        Binding(
+            "c",
+            "toggle_cursor",
+            "Crosshair",
+            id="chart.cursor",
+            tooltip="Show or hide the crosshair that reads values off",
+        ),
+        Binding(
+            "left",
+            "move_cursor(-1)",
+            "Crosshair left",
+            id="chart.cursor_left",
+            tooltip="Read one column further left",
+            show=False,
+        ),
+        Binding(
+            "right",
+            "move_cursor(1)",
+            "Crosshair right",
+            id="chart.cursor_right",
+            tooltip="Read one column further right",
+            show=False,
+        ),
+        Binding(
+            "x",
+            "next_x_axis",
+            "X axis",
+            id="chart.x_axis",
+            tooltip="Step, wall time or tokens along the x axis",
+        ),
+    ]
+
+    view: reactive[View] = reactive(View(), repaint=False, init=False)
+    x_axis: reactive[XAxis] = reactive[XAxis]("step", repaint=False, init=False)
+    symbols: reactive[Symbols] = reactive(BRAILLE, repaint=False, init=False)
+
+    class Looked(Message):
+        """The reader looks at this chart differently: others may follow, with the crosshair for one."""
+
+        def __init__(self, chart: Chart) -> None:
+            super().__init__()
+            self.chart = chart
+
+        @property
+        def control(self) -> Chart:
+            return self.chart
+
+        def can_replace(self, message: Message) -> bool:
+            return isinstance(message, Chart.Looked) and message.chart is self.chart
+
+    def __init__(self, source: FigureSource, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id, classes=classes)
+        self._source = source
+        self._data: Span | None = None
+        self._bounds: Bounds | None = None
+        self._strips: list[Strip] = []
+
+    def redraw(self) -> None:
+        """Ask the source, draw, and refresh the rows that changed."""
+        self._redraw(self._bounds)
+
+    def _redraw(self, previous: Bounds | None) -> None:
+        width, height = self.size
+        if not (self.is_attached and width and height):
+            return
+        figure = self._source(self.x_axis, self.view.smoothing)
+        drawing = draw(
+            figure, self.view, width, height, self._palette(), symbols=self.symbols, previous=previous
+        )
+        self._data, self._bounds = figure.x_extent, drawing.bounds
+        ground = self.rich_style
+        strips = [Strip(row, width).apply_style(ground) for row in drawing.rows]
+        old, self._strips = self._strips, strips
+        if len(old) != len(strips):
+            self.refresh()
+        elif changed := [y for y in range(height) if old[y] != strips[y]]:
+            self.refresh(*(Region(0, y, width, 1) for y in changed))
+
+    def render_line(self, y: int) -> Strip:
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
+
+    def render(self) -> RenderResult:
+        raise AssertionError("drawn line by line")
+
+    def _palette(self) -> Palette:
+        has_few_colours = self.app.native_ansi_color or self.app.console.color_system in {None, "standard"}
+        palette = ANSI if has_few_colours else DARK if self.app.current_theme.dark else LIGHT
+        if self.has_focus:
+            return replace(palette, title=palette.title + Style(underline=True))
+        return palette
+
+    # What makes a chart draw itself again
+
+    def on_resize(self) -> None:
+        self.redraw()
+
+    def on_focus(self) -> None:
+        self.redraw()
+
+    def on_blur(self) -> None:
+        self.redraw()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self.redraw()
+
+    def watch_view(self, before: View, after: View) -> None:
+        # A crosshair leaves the axes alone; any other change is a wish to see other axes.
+        only_cursor = replace(before, cursor=None) == replace(after, cursor=None)
+        self._redraw(self._bounds if only_cursor else None)
+        self.post_message(self.Looked(self))
+
+    def watch_x_axis(self) -> None:
+        self._bounds = None
+        # Steps mean nothing as seconds: a window does not survive the change of axis.
+        self.set_reactive(Chart.view, replace(self.view.fitted(), cursor=None))
+        self._redraw(None)
+        self.post_message(self.Looked(self))
+
+    def watch_symbols(self) -> None:
+        self.redraw()
+
+    # Keys
+
+    def action_toggle_log(self) -> None:
+        self.view = replace(self.view, log_y=not self.view.log_y)
+
+    def action_toggle_clip(self) -> None:
+        self.view = replace(self.view, clip=not self.view.clip)
+
+    def action_smooth(self, stops: int) -> None:
+        self.view = self.view.smoothed(stops)
+
+    def action_zoom_in(self) -> None:
+        self._zoom(views.ZOOM_IN)
+
+    def action_zoom_out(self) -> None:
+        self._zoom(views.ZOOM_OUT)
+
+    def action_pan(self, direction: int) -> None:
+        if self._bounds and self._data:
+            self.view = self.view.panned(direction * views.PAN_SHARE, self._bounds, self._data)
+
+    def action_follow(self) -> None:
+        if self._data:
+            self.view = self.view.following(self._data)
+
+    def action_fit(self) -> None:
+        self.view = self.view.fitted()
+
+    def action_toggle_cursor(self) -> None:
+        if self.view.cursor is None:
+            self.action_move_cursor(0)
+        else:
+            self.view = replace(self.view, cursor=None)
+
+    def action_move_cursor(self, cells: int) -> None:
+        if self._bounds and self._data:
+            cell = self._bounds.x_span / (self.size.width - GUTTER)
+            self.view = self.view.with_cursor_moved(cells * cell, self._bounds, self._data)
+
+    def action_next_x_axis(self) -> None:
+        self.x_axis = X_AXES[(X_AXES.index(self.x_axis) + 1) % len(X_AXES)]
+
+    def _zoom(self, factor: float) -> None:
+        if self._bounds and self._data:
+            self.view = self.view.zoomed(factor, self._bounds, self._data)

@@ -1,0 +1,129 @@
+"""Where the records come from: one thread that owns the run's feed, so that no socket, disk or lock is ever waited for on
+the path that paints. It only reads and hands over; folding is the app's, a slice at a time."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from trainer_daemon.contract.journal import Record, read_all
+from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.status import RunStatus, observe
+
+LinkState = Literal["live", "disk", "lost"]
+
+POLL_SECONDS = 0.05
+LOOK_SECONDS = 1.0
+"""Between two looks at the locks and at the checkpoint folders."""
+HISTORY_BATCH = 2000
+PATIENCE_SECONDS = 0.5
+"""Longest wait for the thread when the cockpit lets go of a run; it is a daemon thread and dies with the process."""
+
+
+class Feed(Protocol):
+    """Every record of every stream of a run, exactly once, whether it lives or not."""
+
+    @property
+    def link_state(self) -> LinkState: ...
+
+    def poll(self, timeout_seconds: float) -> list[Record]: ...
+
+    def close(self) -> None: ...
+
+
+FeedOpener = Callable[[RunDir, dict[str, int]], Feed]
+"""(run, newest record of each stream that is known already) -> what comes after those."""
+
+
+class Watch(threading.Thread):
+    """Follows one run until `stop`. `take` gives what came; the attributes say how the run looks from outside."""
+
+    def __init__(self, run: RunDir, open_feed: FeedOpener) -> None:
+        super().__init__(name=f"watch {run.name}", daemon=True)
+        self.run_folder = run
+        self.link_state: LinkState | None = None
+        """None until the feed is open."""
+        self.observed: RunStatus | None = None
+        """The run in the light of its locks, whenever nobody answers for it; else None."""
+        self.stored: frozenset[str] | None = None
+        """The checkpoint folders there are; older ones are pruned as a run goes on."""
+        self.is_caught_up = False
+        """The history has been read, and the locks looked at."""
+        self.failure: Exception | None = None
+        self._open_feed = open_feed
+        self._inbox: deque[list[Record]] = deque()
+        self._stopping = threading.Event()
+        self._life: tuple[LinkState, bool, bool] | None = None
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._inbox)
+
+    def take(self) -> list[Record]:
+        """The oldest batch that came and was not yet taken; empty if there is none."""
+        return self._inbox.popleft() if self._inbox else []
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self.is_alive():
+            self.join(PATIENCE_SECONDS)
+
+    def run(self) -> None:
+        try:
+            feed = self._open_feed(self.run_folder, self._read_history())
+            try:
+                self._follow(feed)
+            finally:
+                feed.close()
+        except Exception as e:  # noqa: BLE001  a thread has nobody to raise to: the app shows or raises it
+            self.failure = e
+
+    def _read_history(self) -> dict[str, int]:
+        """What the journal holds already, in the order of time: a feed gives a long history stream by stream, and a run that
+        failed and was resumed would end with its old error. Returns the newest sequence number of each stream."""
+        cursors: dict[str, int] = {}
+        batch: list[Record] = []
+        for record in read_all(self.run_folder.journal):
+            cursors[record.stream] = record.seq
+            batch.append(record)
+            if len(batch) == HISTORY_BATCH:
+                self._inbox.append(batch)
+                batch = []
+                if self._stopping.is_set():
+                    break
+        self._inbox.append(batch)
+        return cursors
+
+    def _follow(self, feed: Feed) -> None:
+        looked = 0.0
+        while not self._stopping.is_set():
+            if records := feed.poll(POLL_SECONDS):
+                self._inbox.append(records)
+            self.link_state = feed.link_state
+            # Verdicts of the locks wait until the history is read: they are about what comes after it.
+            if not records and time.monotonic() - looked >= LOOK_SECONDS:
+                looked = time.monotonic()
+                self._look()
+
+    def _look(self) -> None:
+        run = self.run_folder
+        try:
+            self.stored = frozenset(folder.name for folder in run.checkpoints.iterdir())
+        except OSError:
+            self.stored = None
+        assert self.link_state is not None
+        life = self.link_state, run.supervisor_is_alive(), run.ranks_are_alive()
+        if life != self._life:
+            self.observed = None if self.link_state == "live" else observe(run)
+            self._life = life
+        self.is_caught_up = True
+
+
+def open_link(run: RunDir, after: dict[str, int]) -> Feed:
+    """The feed of a run on this machine."""
+    from trainer_daemon.link.client import (
+        Feed as LinkFeed,
+    )  # zmq is loaded in the thread, after the first paint
+
+    return LinkFeed(run, after)

@@ -1,0 +1,86 @@
+"""The charts of the cockpit: which metric, under what name, in what unit and colour. A table and one pure function."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tui.chart.draw import Figure, Mark, Reference, Series
+from tui.chart.view import SMOOTHING_DECAYS, View
+from tui.ink import GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
+from tui.run_state import RunState
+from tui.store import XAxis
+
+SMOOTHED_SHARE = 1 / 40
+
+
+@dataclass(frozen=True)
+class ChartSpec:
+    name: str
+    metric: str
+    title: str
+    colour: int
+    factor: float = 1.0
+    """Multiplies values where they are written."""
+    is_smoothed: bool = True
+    has_floor: bool = False
+    """Draws the entropy floor of the data, where it is known."""
+
+
+CHARTS = (
+    ChartSpec("loss", "loss_nats", "loss nats", SKY),
+    ChartSpec("val", "val_bpb", "val bpb", ORANGE, is_smoothed=False, has_floor=True),
+    ChartSpec("throughput", "tokens_per_second", "tokens/s", GREEN),
+    ChartSpec("mfu", "mfu", "MFU %", YELLOW, factor=100),
+    ChartSpec("gradient", "grad_norm", "gradient norm", PINK),
+    ChartSpec("rate", "learning_rate_scale", "learning rate scale", VERMILION, is_smoothed=False),
+)
+"""In order of interest: a small terminal shows the first ones first."""
+
+
+def first_view(spec: ChartSpec, total_steps: int | None) -> View:
+    """How a chart is first looked at: smoothed over a fortieth of the run, so that a short one's curve does not trail behind."""
+    if not spec.is_smoothed:
+        return View(smoothing=0.0)
+    if total_steps is None:
+        return View()
+    mildest, *stronger = SMOOTHING_DECAYS[1:]
+    fitting = [decay for decay in stronger if 1 / (1 - decay) <= total_steps * SMOOTHED_SHARE]
+    return View(smoothing=min(max(fitting, default=mildest), View().smoothing))
+
+
+def figure(state: RunState, spec: ChartSpec, axis: XAxis, decay: float) -> Figure:
+    """What a chart shows now. Branches that a resume cut off come after the living one, faded."""
+    series = []
+    if (curve := state.history.curve(spec.metric, axis, decay)) is not None:
+        series.append(Series("", curve.x, curve.y, curve.smooth, colour=spec.colour))
+    series.extend(
+        Series("", ghost.x, ghost.y, ghost.smooth, colour=spec.colour, is_ghost=True)
+        for ghost in state.history.ghosts(spec.metric, axis, decay)
+    )
+    floor = state.status.bits_per_byte_floor
+    return Figure(
+        spec.title,
+        series,
+        references=[Reference(floor, "floor")] if spec.has_floor and floor is not None else (),
+        marks=_marks(state, axis),
+        x_axis=axis,
+        factor=spec.factor,
+    )
+
+
+def _marks(state: RunState, axis: XAxis) -> list[Mark]:
+    saved = _along(state, [c.step for c in state.checkpoints.values()], axis)
+    restarted = _along(state, state.restart_steps, axis)
+    return [*(Mark(x, "checkpoint") for x in saved), *(Mark(x, "restart") for x in restarted)]
+
+
+def _along(state: RunState, steps: Sequence[int], axis: XAxis) -> list[float]:
+    """Where steps lie on an axis, by the training steps around them."""
+    if axis == "step":
+        return [float(step) for step in steps]
+    by_step, by_axis = state.history.curve("loss_nats", "step"), state.history.curve("loss_nats", axis)
+    if by_step is None or by_axis is None or not len(by_step.x):
+        return []
+    places: list[float] = np.interp(steps, by_step.x, by_axis.x).tolist()
+    return places

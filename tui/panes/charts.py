@@ -1,0 +1,269 @@
+"""The first view: the curves, the figures beside them, and the latest words. It is the one that must be read at a glance,
+over ssh, in whatever corner of a terminal is left: the grid shows as many charts as are legible and pages the rest."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal
+from textual.message import Message
+from textual.widgets import ContentSwitcher
+
+from tui.chart.draw import Figure
+from tui.chart.view import View
+from tui.chart.widget import Chart
+from tui.figures import CHARTS, ChartSpec, figure, first_view
+from tui.headline import READINGS_WIDTH, note_line, preparation, readings, sample_text, sample_title, strip
+from tui.ink import palette_of
+from tui.panes.pane import Pane
+from tui.run_state import Area, RunState
+from tui.store import XAxis
+from tui.widgets.lines import Lines
+
+LEAST_CHART = (36, 8)
+"""Cells (wide, high) below which a chart says too little."""
+BEST_ASPECT = 3.2
+"""Width over height, in cells: the eye reads slopes best near 45 degrees."""
+WIDE = 100
+"""From this width on there is room for the column of figures."""
+PREPARING_MARGIN = 12
+TALL = 32
+"""From this height on there is room for the latest words."""
+
+
+def grid_shape(width: int, height: int, charts: int) -> tuple[int, int]:
+    """(columns, rows) that show the most of `charts` legibly, then those nearest to the best aspect."""
+
+    def worth(shape: tuple[int, int]) -> tuple[int, float]:
+        columns, rows = shape
+        aspect = (width / columns) / (height / rows)
+        return min(columns * rows, charts), -max(aspect / BEST_ASPECT, BEST_ASPECT / aspect)
+
+    shapes = [
+        (columns, rows)
+        for columns in (1, 2, 3)
+        for rows in range(1, -(-charts // columns) + 1)
+        if width // columns >= LEAST_CHART[0] and height // rows >= LEAST_CHART[1]
+    ]
+    return max(shapes, key=worth, default=(1, 1))
+
+
+class RunChart(Chart):
+    """A chart of one metric of the run in sight."""
+
+    def __init__(self, spec: ChartSpec) -> None:
+        super().__init__(self._figure, id=f"chart-{spec.name}")
+        self.spec = spec
+        self.state: RunState | None = None
+        self.set_reactive(Chart.view, first_view(spec, None))
+
+    def _figure(self, axis: XAxis, decay: float) -> Figure:
+        return Figure(self.spec.title) if self.state is None else figure(self.state, self.spec, axis, decay)
+
+
+class ChartGrid(Container):
+    """As many charts as can be read; the others are pages away. One of them can have it all."""
+
+    DEFAULT_CSS = """
+    ChartGrid { layout: grid; grid-gutter: 0 2; height: 1fr; width: 1fr; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter", "enlarge", "Enlarge", id="charts.enlarge", tooltip="This chart alone; esc goes back"
+        ),
+    ]
+
+    class Arranged(Message):
+        """Other charts are in sight, or in other places."""
+
+        def can_replace(self, message: Message) -> bool:
+            return isinstance(message, ChartGrid.Arranged)
+
+    def __init__(self) -> None:
+        super().__init__(id="grid")
+        self._page = 0
+        self._per_page = len(CHARTS)
+        self._alone: RunChart | None = None
+
+    def compose(self) -> ComposeResult:
+        yield from (RunChart(spec) for spec in CHARTS)
+
+    @property
+    def charts(self) -> list[RunChart]:
+        return list(self.query(RunChart))
+
+    @property
+    def shown(self) -> list[RunChart]:
+        return [chart for chart in self.charts if chart.display]
+
+    @property
+    def page_words(self) -> str:
+        """Which page is in sight, where there are several."""
+        pages = -(-len(CHARTS) // self._per_page)
+        return "" if pages == 1 or self._alone else f"[ page {self._page + 1}/{pages} ]"
+
+    def draw(self, state: RunState) -> None:
+        for chart in self.charts:
+            if chart.state is not state:
+                chart.state = state
+                chart.view = first_view(chart.spec, state.status.total_steps)
+            if chart.display:
+                chart.redraw()
+
+    def on_resize(self) -> None:
+        self._arrange()
+
+    def turn(self, pages: int) -> None:
+        if self._alone is not None:
+            charts = self.charts
+            self._alone = charts[(charts.index(self._alone) + pages) % len(charts)]
+        else:
+            self._page += pages
+        self._arrange()
+        if self.shown:
+            self.shown[0].focus()
+
+    def action_enlarge(self) -> None:
+        if isinstance(chart := self.screen.focused, RunChart):
+            self._alone = None if self._alone is chart else chart
+            self._arrange()
+
+    def go_back(self) -> bool:
+        was_alone, self._alone = self._alone is not None, None
+        self._arrange()
+        return was_alone
+
+    def _arrange(self) -> None:
+        width, height = self.size
+        charts = self.charts
+        if not (width and height and charts):
+            return
+        if self._alone is not None:
+            page: Sequence[RunChart] = [self._alone]
+        else:
+            columns, rows = grid_shape(width, height, len(charts))
+            size = self._per_page = columns * rows
+            self._page %= -(-len(charts) // size)
+            page = charts[self._page * size : (self._page + 1) * size]
+        columns, rows = grid_shape(width, height, len(page))
+        self.styles.grid_size_columns, self.styles.grid_size_rows = columns, rows
+        for chart in charts:
+            chart.display = chart in page
+        self.post_message(self.Arranged())
+
+    @on(Chart.Looked)
+    def _look_alike(self, message: Chart.Looked) -> None:
+        """The window, the crosshair and the x axis are shared; scale and smoothing are each chart's own."""
+        view = message.chart.view
+        for chart in self.charts:
+            if chart is message.chart:
+                continue
+            if chart.x_axis != message.chart.x_axis:
+                chart.x_axis = message.chart.x_axis
+            wanted = View(
+                view.x_span, view.x_end, chart.view.log_y, chart.view.clip, chart.view.smoothing, view.cursor
+            )
+            if chart.view != wanted:
+                with chart.prevent(Chart.Looked):
+                    chart.view = wanted
+
+
+class ChartsPane(Pane):
+    DEFAULT_CSS = f"""
+    ChartsPane {{ layout: vertical; }}
+    ChartsPane #strip {{ height: 1; display: none; margin-bottom: 0; }}
+    ChartsPane #upper {{ height: 1fr; padding: 0 1; }}
+    ChartsPane #switch {{ height: 1fr; width: 1fr; }}
+    ChartsPane #readings {{ width: {READINGS_WIDTH}; height: 1fr; margin-left: 3; }}
+    ChartsPane #lower {{ height: 7; padding: 0 1; margin-top: 1; }}
+    ChartsPane #sample {{ height: 1fr; width: 1fr; margin-right: 3; }}
+    ChartsPane #events {{ height: 1fr; width: 1fr; }}
+    ChartsPane #preparing {{ height: 1fr; padding: 2 4; }}
+    ChartsPane.-narrow #strip {{ display: block; }}
+    ChartsPane.-narrow #readings {{ display: none; }}
+    ChartsPane.-preparing #strip, ChartsPane.-preparing #readings {{ display: none; }}
+    ChartsPane.-narrow #upper {{ padding: 0; }}
+    ChartsPane.-low #lower {{ display: none; }}
+    """
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id)
+        self._state: RunState | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Lines(id="strip")
+        with Horizontal(id="upper"):
+            with ContentSwitcher(initial="grid", id="switch"):
+                yield ChartGrid()
+                yield Lines(id="preparing")
+            yield Lines(id="readings")
+        with Horizontal(id="lower"):
+            yield Lines(id="sample")
+            yield Lines(id="events")
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.width < WIDE, "-narrow")
+        self.set_class(self.size.height < TALL, "-low")
+
+    @on(ChartGrid.Arranged)
+    def _draw_around(self) -> None:
+        """The grid is laid out last: by now all sizes are known."""
+        if self._state is not None:
+            self.draw(self._state, {"status", "samples", "notes"})
+
+    def draw(self, state: RunState, changed: set[Area]) -> None:
+        self._state = state
+        ink = palette_of(self.app)
+        self.set_class(state.is_preparing, "-preparing")
+        switch = self.query_one("#switch", ContentSwitcher)
+        in_sight = "preparing" if state.is_preparing else "grid"
+        if switch.current != in_sight:
+            # by hand, or the focus of a chart that hides moves on to the prompt line, where keys are text
+            grid = self.query_one(ChartGrid)
+            if in_sight == "preparing" and self.screen.focused in grid.charts:
+                self.screen.set_focus(None)
+            switch.current = in_sight
+            if in_sight == "grid" and self.screen.focused is None:
+                grid.charts[0].focus()
+        if in_sight == "preparing":
+            # not the width of the lines, which were never laid out while the grid was there
+            self.query_one("#preparing", Lines).show(
+                preparation(state, self.size.width - PREPARING_MARGIN, ink)
+            )
+        elif changed & {"curves", "checkpoints"}:
+            self.query_one(ChartGrid).draw(state)
+        if self.has_class("-narrow"):
+            page = self.query_one(ChartGrid).page_words
+            self.query_one("#strip", Lines).show([strip(state, page, self.size.width, ink)])
+        else:
+            column = self.query_one("#readings", Lines)
+            column.show(readings(state, column.size.height, ink))
+        if not self.has_class("-low"):
+            if "samples" in changed:
+                self._draw_sample(state)
+            if "notes" in changed:
+                events = self.query_one("#events", Lines)
+                room = max(events.size.height - 1, 1)
+                latest = [note_line(note, ink) for note in list(state.notes)[-room:]]
+                events.show([Text("events", ink.muted), *latest])
+
+    def _draw_sample(self, state: RunState) -> None:
+        ink = palette_of(self.app)
+        box = self.query_one("#sample", Lines)
+        width, room = box.size.width, max(box.size.height - 1, 1)
+        if not state.samples or not width:
+            box.show([Text("samples", ink.muted), Text("none yet", ink.muted)])
+            return
+        sample = state.samples[-1]
+        lines = sample_text(sample, ink).wrap(self.app.console, width)
+        title = Text.assemble(("sample  ", ink.muted), sample_title(sample, ink))
+        box.show([title, *(lines[:room] if sample.is_done else lines[-room:])])
+
+    def turn(self, pages: int) -> None:
+        self.query_one(ChartGrid).turn(pages)
+
+    def go_back(self) -> bool:
+        return self.query_one(ChartGrid).go_back()

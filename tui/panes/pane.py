@@ -1,0 +1,22 @@
+"""What every view of the cockpit is."""
+
+from textual.containers import Container
+
+from tui.run_state import Area, RunState
+
+
+class Pane(Container):
+    """One view. Drawn only while it is in sight; when it comes into sight, all areas are said to have changed."""
+
+    DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
+
+    def draw(self, state: RunState, changed: set[Area]) -> None:
+        """Show what changed. Reads the state, never writes it."""
+        raise NotImplementedError
+
+    def turn(self, pages: int) -> None:
+        """Go `pages` on, where the view has pages."""
+
+    def go_back(self) -> bool:
+        """Undo the last look closer; False if there was none."""
+        return False

@@ -1,0 +1,110 @@
+"""All runs on this machine, looked at anew every few seconds while they are in sight. Enter opens one."""
+
+import time
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.message import Message
+from textual.widgets import DataTable
+from textual.worker import get_current_worker
+
+from trainer_daemon.contract.errors import LlmctlError
+from trainer_daemon.contract.rundir import RunDir, all_runs
+from trainer_daemon.contract.status import RunStatus, observe
+from tui.chart.axis import compact, duration
+from tui.ink import GLYPH_OF_STATE, HUE_OF_STATE, hue, palette_of
+from tui.panes.pane import Pane
+from tui.run_state import Area, RunState
+from tui.wording import UNKNOWN, count, fixed
+
+LOOK_SECONDS = 3.0
+FIGURES = ("step", "val bpb", "ETA", "heard", "loss nats", "tokens/s")
+NARROW, FIGURES_NARROW = 100, 4
+"""Below that width only the first figures are shown."""
+
+
+class RunsPane(Pane):
+    DEFAULT_CSS = """
+    RunsPane { padding: 1 2 0 2; }
+    RunsPane DataTable { height: 1fr; }
+    """
+
+    class Chosen(Message):
+        """Open this one."""
+
+        def __init__(self, run: RunDir) -> None:
+            super().__init__()
+            self.run = run
+
+    def compose(self) -> ComposeResult:
+        self._runs: dict[str, RunDir] = {}
+        table: DataTable[Text] = DataTable(cursor_type="row", id="runs-table")
+        yield table
+
+    def on_mount(self) -> None:
+        self.set_interval(LOOK_SECONDS, self._look_if_in_sight)
+
+    def draw(self, state: RunState, changed: set[Area]) -> None:
+        """The runs are not of this run's state: nothing to do."""
+
+    def on_show(self) -> None:
+        self._look()
+
+    def _look_if_in_sight(self) -> None:
+        if self.is_on_screen:
+            self._look()
+
+    @work(thread=True, group="runs", exclusive=True)
+    def _look(self) -> None:
+        worker = get_current_worker()
+        found: list[tuple[RunDir, RunStatus | str]] = []
+        for run in reversed(all_runs()):
+            if worker.is_cancelled:
+                return
+            try:
+                found.append((run, observe(run)))
+            except (LlmctlError, OSError) as e:
+                found.append((run, str(e)))
+        self.app.call_from_thread(self._show, found)
+
+    def _show(self, found: list[tuple[RunDir, RunStatus | str]]) -> None:
+        table = self.query_one(DataTable)
+        ink = palette_of(self.app)
+        at = table.cursor_row
+        self._runs = {run.name: run for run, _ in found}
+        is_narrow = self.size.width < NARROW
+        table.clear(columns=True)
+        table.cell_padding = 1 if is_narrow else 2
+        table.add_column("run")
+        table.add_column("state")
+        for name in FIGURES[:FIGURES_NARROW] if is_narrow else FIGURES:
+            table.add_column(Text(name, justify="right"))
+        for run, status in found:
+            if isinstance(status, str):
+                table.add_row(Text(run.name), Text("unreadable", ink.muted), key=run.name)
+                continue
+            word = Text(
+                f"{GLYPH_OF_STATE[status.state]} {status.state}", hue(ink, HUE_OF_STATE[status.state])
+            )
+            numbers = [Text(cell, justify="right") for cell in _cells(status)[: len(table.columns) - 2]]
+            table.add_row(Text(run.name, ink.title), word, *numbers, key=run.name)
+        if found:
+            table.move_cursor(row=min(at, len(found) - 1), animate=False)
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        run = self._runs.get(event.row_key.value or "")
+        if run is not None:
+            self.post_message(self.Chosen(run))
+
+
+def _cells(s: RunStatus) -> list[str]:
+    of = f"/{count(s.total_steps)}" if s.total_steps else ""
+    return [
+        f"{count(s.step)}{of}",
+        fixed(s.val_bpb, 4),
+        UNKNOWN if s.eta_seconds is None else duration(max(1.0, s.eta_seconds)),
+        UNKNOWN if s.updated_at is None else f"{duration(max(1.0, time.time() - s.updated_at))} ago",
+        fixed(s.loss_nats, 4),
+        UNKNOWN if s.tokens_per_second is None else compact(s.tokens_per_second),
+    ]

@@ -1,0 +1,457 @@
+"""The cockpit: one run in sight, five views of it, a prompt line, and the keys that command it.
+
+    Watch (thread) -> RunState (fold, a slice a tick) -> what changed -> the view in sight draws
+
+One timer does both: it folds what came, and a few times a second it has the view in sight draw what changed. Nothing is
+drawn that did not change, and no frame is begun while the terminal still takes the last one.
+"""
+
+import time
+import uuid
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widgets import ContentSwitcher
+
+from trainer_daemon.contract.errors import LlmctlError
+from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.text import printable
+from tui import headline
+from tui.asking import Asking, Sampling
+from tui.chart.widget import Chart
+from tui.feed import FeedOpener, LinkState, Watch
+from tui.ink import SKY, hue, palette_of
+from tui.panes.charts import ChartGrid, ChartsPane
+from tui.panes.checkpoints import CheckpointsPane
+from tui.panes.log import LogPane
+from tui.panes.pane import Pane
+from tui.panes.runs import RunsPane
+from tui.panes.samples import SamplesPane
+from tui.run_state import Area, Checkpoint, RunState
+from tui.screens.confirm import Confirm
+from tui.screens.help import Help, Section
+from tui.terminal import is_remote, is_writing
+from tui.widgets.lines import Lines
+from tui.widgets.prompt import PromptInput, PromptLine
+from tui.widgets.transcript import Transcript
+from tui.wording import count
+
+TICK_SECONDS = 1 / 20
+FRAME_SECONDS, REMOTE_FRAME_SECONDS = 1 / 10, 1 / 4
+CLOCK_SECONDS = 1.0
+FOLD_SECONDS = 0.02
+"""Of each tick, at most, while history is read: keys stay quick."""
+ALL_AREAS: frozenset[Area] = frozenset({"status", "curves", "checkpoints", "samples", "notes"})
+PANES = ("charts", "samples", "checkpoints", "log", "runs")
+PANE_TOOLTIPS = (
+    "Curves and figures",
+    "What the model writes",
+    "What is saved, and how good it is",
+    "What happened, and what the processes printed",
+    "All runs on this machine",
+)
+
+
+class CockpitScreen(Screen[None]):
+    DEFAULT_CSS = """
+    CockpitScreen { layout: vertical; }
+    CockpitScreen #headline { height: 1; background: $surface; }
+    CockpitScreen #banner { height: auto; max-height: 5; }
+    CockpitScreen #panes { height: 1fr; }
+    CockpitScreen #keys { height: 1; }
+    CockpitScreen DataTable, CockpitScreen DataTable:focus { background-tint: $background 0%; }
+    CockpitScreen DataTable { background: $background; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }
+    CockpitScreen DataTable > .datatable--header { background: $background; color: $text-muted; text-style: none; }
+    CockpitScreen DataTable:focus > .datatable--cursor { background: $block-cursor-background; color: $foreground; }
+    CockpitScreen DataTable > .datatable--cursor { background: $surface; color: $foreground; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(number), f"show_pane('{name}')", name, id=f"pane.{name}", tooltip=tooltip)
+            for number, (name, tooltip) in enumerate(zip(PANES, PANE_TOOLTIPS, strict=True), 1)
+        ),
+        Binding("slash,i", "talk", "ask", id="run.ask", tooltip="Give the model a beginning to continue"),
+        Binding(
+            "P", "pause_or_resume", "pause", id="run.pause", tooltip="Pause the training, or let it go on"
+        ),
+        Binding("C", "command('save')", "save", id="run.save", tooltip="Save a checkpoint at the next step"),
+        Binding(
+            "E", "command('evaluate')", "eval", id="run.evaluate", tooltip="Measure val_bpb at the next step"
+        ),
+        Binding(
+            "exclamation_mark", "stop", "stop", id="run.stop", tooltip="Save, then end the run; asks first"
+        ),
+        Binding(
+            "t",
+            "next_target",
+            "target",
+            id="run.target",
+            tooltip="Who answers: the live model or a checkpoint",
+        ),
+        Binding(
+            "left_square_bracket",
+            "turn(-1)",
+            "Page back",
+            id="pane.back",
+            tooltip="Previous charts or log",
+            show=False,
+        ),
+        Binding(
+            "right_square_bracket",
+            "turn(1)",
+            "Page on",
+            id="pane.on",
+            tooltip="Next charts or log",
+            show=False,
+        ),
+        Binding("question_mark", "help", "help", id="app.help", tooltip="All keys"),
+        Binding("escape", "go_back", "Back", id="pane.escape", tooltip="Out of what was entered", show=False),
+    ]
+
+    def __init__(self, run: RunDir | None, open_feed: FeedOpener) -> None:
+        super().__init__()
+        self.run_folder: RunDir | None = None
+        self.state = RunState("no run")
+        self.sampling = Sampling()
+        self._first_run = run
+        self._open_feed = open_feed
+        self._watch: Watch | None = None
+        self._stored: frozenset[str] | None = None
+        self._asking: Asking | None = None
+        self._asked_count = 0
+        self._target: str | None = None
+        """Path of the checkpoint that answers; None: the model in training while there is one, else the best."""
+        self._changed: set[Area] = set(ALL_AREAS)
+        self._frame_seconds = REMOTE_FRAME_SECONDS if is_remote() else FRAME_SECONDS
+        self._next_frame = 0.0
+        self._next_clock = 0.0
+        self._link: LinkState | None = None
+        self.frames = 0
+        """How often it was looked whether anything is to be drawn."""
+
+    def compose(self) -> ComposeResult:
+        yield Lines([Text()], id="headline")
+        yield Lines(id="banner")
+        with ContentSwitcher(initial="charts", id="panes"):
+            yield ChartsPane(id="charts")
+            yield SamplesPane(id="samples")
+            yield CheckpointsPane(id="checkpoints")
+            yield LogPane(id="log")
+            yield RunsPane(id="runs")
+        yield PromptLine()
+        yield Lines([Text()], id="keys")
+
+    def on_mount(self) -> None:
+        self.app.theme_changed_signal.subscribe(self, lambda _: self._redraw_all())
+        self.set_interval(TICK_SECONDS, self._tick)
+        if self._first_run is None:
+            self.action_show_pane("runs")
+        else:
+            self.open_run(self._first_run)
+            self.query_one(ChartGrid).charts[0].focus()
+
+    def on_unmount(self) -> None:
+        self._let_go()
+
+    def on_resize(self) -> None:
+        self._redraw_all()
+
+    # The run in sight
+
+    def open_run(self, run: RunDir) -> None:
+        """Put another run in sight; the one before goes on without us."""
+        self._let_go()
+        self.run_folder, self.state = run, RunState(run.name)
+        self._stored, self._target, self._link = None, None, None
+        self._watch = Watch(run, self._open_feed)
+        self._watch.start()
+        self.query_one(LogPane).follow(run)
+        self._redraw_all()
+
+    def _let_go(self) -> None:
+        if self._asking is not None:
+            self._asking.stop()
+            self._asking = None
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+
+    @property
+    def pane(self) -> Pane:
+        return self.query_one(f"#{self.query_one('#panes', ContentSwitcher).current}", Pane)
+
+    @property
+    def is_settled(self) -> bool:
+        """All that is known of the run by now is on screen."""
+        watch = self._watch
+        return watch is not None and watch.is_caught_up and not watch.has_more and not self._changed
+
+    # The clock
+
+    def _tick(self) -> None:
+        self._fold()
+        now = time.monotonic()
+        if now >= self._next_frame and not is_writing(self.app):
+            self._next_frame = now + self._frame_seconds
+            self._paint()
+
+    def _fold(self) -> None:
+        watch = self._watch
+        if watch is not None:
+            if watch.failure is not None:
+                failure, watch.failure = watch.failure, None
+                if not isinstance(failure, LlmctlError | OSError):
+                    raise failure
+                self._say(str(failure), "error")
+            deadline = time.monotonic() + FOLD_SECONDS
+            while watch.has_more and time.monotonic() < deadline:
+                self._changed |= self.state.apply(watch.take())
+            if watch.is_caught_up and not watch.has_more:
+                self._changed |= self.state.judge(watch.observed)
+            if watch.link_state != self._link:
+                self._link = watch.link_state
+                self._changed.add("status")
+            if watch.stored != self._stored:
+                self._stored = self.query_one(CheckpointsPane).stored = watch.stored
+                self._changed.add("checkpoints")
+        if (asking := self._asking) is not None:
+            for event in asking.take():
+                self._changed |= self.state.tell(event, time.time())
+            if asking.is_over:
+                if asking.error is not None:
+                    self._changed |= self.state.fail_sample(asking.request_id, asking.error)
+                self._asking = None
+        while self.state.refusals:
+            self._say(self.state.refusals.pop(0), "error")
+
+    def _paint(self) -> None:
+        if not self.is_current:
+            return
+        self.frames += 1
+        changed, self._changed = self._changed, set()
+        now = time.monotonic()
+        if changed or now >= self._next_clock:  # the header tells of silence, which nothing reports
+            self._next_clock = now + CLOCK_SECONDS
+            self._paint_frame()
+        if changed:
+            self.pane.draw(self.state, changed)
+
+    def _paint_frame(self) -> None:
+        """Header, banner, prompt and keys. Each repaints only what differs."""
+        ink, width = palette_of(self.app), self.size.width
+        link = self._link
+        silent = time.time() - (self.state.status.updated_at or time.time())
+        self._lines("headline").show([headline.headline(self.state, link, silent, width, ink)])
+        self._lines("banner").show(headline.banner(self.state, width, ink))
+        placeholder = "a beginning for the model to continue" if self.run_folder else "open a run first"
+        sampling = Text(str(self.sampling), ink.muted) if width >= 60 else Text()
+        target = Text.assemble((f"{self._target_words()} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
+        self.query_one(PromptLine).show(target, sampling, placeholder)
+        self._lines("keys").show([self._keys_line(width)])
+
+    def _lines(self, name: str) -> Lines:
+        return self.query_one(f"#{name}", Lines)
+
+    def _keys_line(self, width: int) -> Text:
+        """The views, the one in sight lit; then as many keys as fit, help and detach always among them."""
+        ink = palette_of(self.app)
+        current = self.query_one("#panes", ContentSwitcher).current
+        is_narrow = width < 100
+        line = Text(" ")
+        for number, name in enumerate(PANES, 1):
+            word = "saved" if is_narrow and name == "checkpoints" else name
+            line.append(f"{number} ", hue(ink, SKY))
+            line.append(word, ink.title if name == current else ink.muted)
+            line.append(" " if is_narrow else "  ")
+        hints = [("/", "ask"), ("P", "resume" if self.state.status.state == "paused" else "pause")]
+        hints += [("!", "stop"), ("C", "save"), ("E", "eval")]
+        always = [("?", "help"), ("q", "detach")]
+
+        def spelled(pairs: Iterable[tuple[str, str]]) -> Text:
+            return Text(" " if is_narrow else "  ").join(
+                Text.assemble((key, hue(ink, SKY)), (f" {word}", ink.muted)) for key, word in pairs
+            )
+
+        while hints and line.cell_len + spelled(hints + always).cell_len + 1 > width:
+            hints.pop()
+        right = spelled(hints + always)
+        line.append(" " * max(1, width - line.cell_len - right.cell_len - 1))
+        return line + right
+
+    def _redraw_all(self) -> None:
+        self._changed |= ALL_AREAS
+        self._next_frame = 0.0
+
+    def _say(self, words: str, severity: Literal["warning", "error"]) -> None:
+        self.notify(printable(words), severity=severity, timeout=10, markup=False)
+
+    # Keys
+
+    def action_show_pane(self, name: str) -> None:
+        switcher = self.query_one("#panes", ContentSwitcher)
+        switcher.current = name
+        self.focus_pane()
+        self._redraw_all()
+
+    def focus_pane(self) -> None:
+        """Give the keys to what is in sight."""
+        pane = self.pane
+        self.set_focus(next((w for w in pane.query("*") if w.can_focus and w.display), None))
+
+    def action_turn(self, pages: int) -> None:
+        self.pane.turn(pages)
+        self._redraw_all()
+
+    def action_go_back(self) -> None:
+        if self.pane.go_back():
+            self._redraw_all()
+        elif not isinstance(self.pane, ChartsPane):
+            self.action_show_pane("charts")
+
+    def action_help(self) -> None:
+        sections: list[Section] = [
+            ("Everywhere", (type(self.app), CockpitScreen)),
+            ("On a chart", (ChartGrid, Chart)),
+            ("In a text", (Transcript,)),
+            ("In the prompt line", (PromptInput,)),
+        ]
+        self.app.push_screen(Help(sections))
+
+    def action_talk(self) -> None:
+        self.query_one(PromptInput).focus()
+
+    def action_pause_or_resume(self) -> None:
+        self.action_command("resume" if self.state.status.state == "paused" else "pause")
+
+    def action_command(self, name: str) -> None:
+        run = self.run_folder
+        if run is None:
+            self._say("open a run first: press 5", "warning")
+        elif self.state.has_ended:
+            self._say(
+                f"this run has ended ({self.state.status.state}); continue it with: llmctl resume {run.name}",
+                "warning",
+            )
+        else:
+            self._send(run, name, {}, None)
+
+    def action_stop(self) -> None:
+        if self.run_folder is None or self.state.has_ended:
+            self.action_command("stop")
+            return
+        name = self.run_folder.name
+        self.app.push_screen(
+            Confirm(
+                f"Stop {name}?",
+                f"It saves a checkpoint at the next step, then ends. Continue it later with: llmctl resume {name}",
+            ),
+            self._stop_if,
+        )
+
+    def _stop_if(self, is_sure: bool | None) -> None:
+        if is_sure:
+            self.action_command("stop")
+
+    @work(thread=True, group="command")
+    def _send(self, run: RunDir, name: str, arguments: dict[str, object], request_id: str | None) -> None:
+        from trainer_daemon.link.client import send_command
+
+        try:
+            send_command(run, name, arguments, request_id)
+        except (LlmctlError, OSError) as e:
+            self.app.call_from_thread(self._refused, name, str(e), request_id)
+
+    def _refused(self, name: str, error: str, request_id: str | None) -> None:
+        if request_id is not None:
+            self._changed |= self.state.fail_sample(request_id, error)
+        else:
+            self._say(f"{name}: {error}", "error")
+
+    # Talking to the model
+
+    @property
+    def answering(self) -> Checkpoint | None:
+        """The checkpoint that answers; None for the model in training."""
+        chosen = self.state.checkpoints.get(self._target or "")
+        if chosen is not None:
+            return chosen
+        return None if self._is_live else self.state.best_checkpoint
+
+    @property
+    def _is_live(self) -> bool:
+        return self._link == "live" and not self.state.has_ended
+
+    def _target_words(self) -> str:
+        if self.run_folder is None:
+            return ""
+        checkpoint = self.answering
+        if checkpoint is not None:
+            return f"step {count(checkpoint.step)}"
+        return "live" if self._is_live else "no model yet"
+
+    def action_next_target(self) -> None:
+        """Round: the live model (or the best checkpoint), the newest, the one before, …"""
+        newest_first = sorted(self.state.checkpoints.values(), key=lambda c: -c.step)
+        paths = [None, *(c.path for c in newest_first if self._stored is None or c.path in self._stored)]
+        at = paths.index(self._target) if self._target in paths else 0
+        self._target = paths[(at + 1) % len(paths)]
+        self._changed.add("status")
+
+    @on(CheckpointsPane.Chosen)
+    def _talk_to(self, message: CheckpointsPane.Chosen) -> None:
+        self._target = message.path
+        self._changed.add("status")
+        self.action_talk()
+
+    @on(PromptLine.Asked)
+    def _ask(self, message: PromptLine.Asked) -> None:
+        if message.text.startswith("/"):
+            try:
+                self.sampling = self.sampling.changed(message.text[1:])
+                self._changed.add("status")
+            except ValueError as e:
+                self._say(str(e), "warning")
+            return
+        run = self.run_folder
+        if run is None:
+            self._say("open a run first: press 5", "warning")
+            return
+        prompt = message.text
+        self._asked_count += 1
+        arguments = self.sampling.arguments(prompt, seed=self._asked_count)
+        request_id = uuid.uuid4().hex
+        checkpoint = self.answering
+        if checkpoint is None and not self._is_live:
+            self._say("no model to ask yet: there is neither a live run nor a checkpoint", "warning")
+            return
+        self._changed |= self.state.ask(request_id, prompt, checkpoint.path if checkpoint else None)
+        if checkpoint is None:
+            self._send(run, "sample", arguments, request_id)
+        else:
+            if (before := self._asking) is not None:
+                before.stop()
+                self._changed |= self.state.fail_sample(before.request_id, "interrupted by the next one")
+            self._asking = Asking(run.checkpoints / checkpoint.path, checkpoint.step, request_id, arguments)
+            self._asking.start()
+        switcher = self.query_one("#panes", ContentSwitcher)
+        if switcher.current != "samples":
+            switcher.current = "samples"
+            self._redraw_all()
+
+    @on(PromptInput.Left)
+    def _leave_prompt(self) -> None:
+        if self._asking is not None:
+            self._asking.stop()
+        else:
+            self.focus_pane()
+
+    @on(RunsPane.Chosen)
+    def _open_chosen(self, message: RunsPane.Chosen) -> None:
+        if self.run_folder is None or message.run.path != self.run_folder.path:
+            self.open_run(message.run)
+        self.action_show_pane("charts")

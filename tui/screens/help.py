@@ -1,0 +1,82 @@
+"""Every key, with what it does, read off the bindings themselves: help that cannot go stale."""
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.dom import DOMNode
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from tui.ink import SKY, hue, palette_of
+
+KEY_WIDTH, NAME_WIDTH = 7, 14
+Section = tuple[str, tuple[type[DOMNode], ...]]
+"""A heading, and whose keys stand under it."""
+
+
+class Help(ModalScreen[None]):
+    DEFAULT_CSS = """
+    Help { align: center middle; background: $background 60%; }
+    Help > VerticalScroll {
+        width: 104; max-width: 96%; height: auto; max-height: 94%; padding: 1 2; background: $surface;
+        border: round $primary; scrollbar-size-vertical: 1;
+    }
+    Help Static { height: auto; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,q", "dismiss", "Close", id="help.close", tooltip="Back to the cockpit"),
+        Binding("j", "scroll(1)", "Down", id="help.down", tooltip="Scroll down", show=False),
+        Binding("k", "scroll(-1)", "Up", id="help.up", tooltip="Scroll up", show=False),
+    ]
+
+    def __init__(self, sections: Sequence[Section]) -> None:
+        super().__init__()
+        self._sections = sections
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll():
+            yield Static(self._text())
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
+    def _text(self) -> Group:
+        ink = palette_of(self.app)
+
+        def table(rows: Iterable[tuple[str, str, str]]) -> Table:
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            grid.add_column(width=KEY_WIDTH, style=hue(ink, SKY))
+            grid.add_column(width=NAME_WIDTH)
+            grid.add_column(style=ink.muted)
+            for keys, name, words in rows:
+                grid.add_row(f"  {keys}", name, words)
+            return grid
+
+        parts: list[Text | Table] = []
+        for title, owners in self._sections:
+            rows = [
+                self._row(b)
+                for owner in owners
+                for b in owner.BINDINGS
+                if isinstance(b, Binding) and b.tooltip
+            ]
+            parts += [Text(title, ink.title), table(rows), Text()]
+        parts.append(
+            table(
+                [
+                    ("tab", "Next", "Chart or view; shift+tab goes back"),
+                    ("^p", "Palette", "Any command; themes"),
+                ]
+            )
+        )
+        return Group(*parts)
+
+    def _row(self, binding: Binding) -> tuple[str, str, str]:
+        keys = " ".join(self.app.get_key_display(single) for single in Binding.make_bindings([binding]))
+        return keys, binding.description.capitalize(), binding.tooltip

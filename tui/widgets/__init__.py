@@ -1,0 +1,1 @@
+"""Widgets that draw lines they are given and remember nothing of the run."""

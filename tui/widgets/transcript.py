@@ -1,0 +1,88 @@
+"""Blocks of text one below the other, following the tail until the reader scrolls away from it. Each block is laid out
+once for a width: only the one that is being written costs anything."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import ClassVar, NamedTuple
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from tui.widgets.lines import line_strip
+
+
+class Block(NamedTuple):
+    key: Hashable
+    """Equal as long as the block looks the same."""
+    layout: Callable[[int], list[Text]]
+    """Its lines, none wider than the width it is given."""
+
+
+class Transcript(ScrollView, can_focus=True):
+    DEFAULT_CSS = """
+    Transcript { width: 1fr; height: 1fr; overflow-x: hidden; scrollbar-gutter: stable; scrollbar-size-vertical: 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("k", "scroll_up", "Up", id="text.up", tooltip="Scroll one line up", show=False),
+        Binding("j", "scroll_down", "Down", id="text.down", tooltip="Scroll one line down", show=False),
+        Binding("g", "scroll_home", "Top", id="text.top", tooltip="To the beginning", show=False),
+        Binding("G", "scroll_end", "Tail", id="text.tail", tooltip="To the end, and follow it", show=False),
+    ]
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id, classes=classes)
+        self._blocks: Sequence[Block] = ()
+        self._laid_out: dict[tuple[Hashable, int], list[Strip]] = {}
+        self._strips: list[Strip] = []
+        self._follows = True
+        """The tail stays in sight until the reader scrolls away from it."""
+
+    def show(self, blocks: Sequence[Block]) -> None:
+        """Draw these from now on."""
+        self._blocks = blocks
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        width = self.scrollable_content_region.width
+        if not (self.is_attached and width):
+            return
+        known, self._laid_out = self._laid_out, {}
+        strips: list[Strip] = []
+        for block in self._blocks:
+            at = block.key, width
+            if at not in known:
+                known[at] = [line_strip(line, width, self) for line in block.layout(width)]
+            self._laid_out[at] = known[at]
+            strips += known[at]
+        seen = self._seen()
+        self._strips = strips
+        self.virtual_size = Size(width, len(strips))
+        if self._follows:
+            # not scroll_end: that does nothing until a scrollbar is there, which comes with the next layout
+            self.scroll_target_y = self.scroll_y = self.max_scroll_y
+        if self._seen() != seen:
+            self.refresh()
+
+    def _seen(self) -> list[Strip]:
+        top = self.scroll_offset.y
+        return self._strips[top : top + self.size.height]
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self._follows = new_value >= self.max_scroll_y
+
+    def on_resize(self) -> None:
+        self._lay_out()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._laid_out.clear()
+        self._lay_out()
+
+    def render_line(self, y: int) -> Strip:
+        at = y + self.scroll_offset.y
+        if at < len(self._strips):
+            return self._strips[at]
+        return Strip.blank(self.scrollable_content_region.width, self.rich_style)
