@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -53,7 +53,7 @@ CONSEQUENCE = re.compile(
 RANK_COMMAND = ("-m", "trainer_daemon")
 
 
-def main(arguments: list[str], *, rank_command: Sequence[str] = RANK_COMMAND) -> NoReturn:
+def main(arguments: list[str], *, rank_command: Sequence[str] = RANK_COMMAND) -> int:
     """`rank_command`: what the interpreter of each rank gets before the run folder."""
     parser = argparse.ArgumentParser(prog="trainer_daemon agent")
     parser.add_argument("run", type=Path)
@@ -73,11 +73,7 @@ def main(arguments: list[str], *, rank_command: Sequence[str] = RANK_COMMAND) ->
         traceback.print_exc()
         result = AttemptResult(error=f"the launcher failed: {type(e).__name__}: {e}")
     write_struct(folder / RESULT_FILE, result)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(
-        1 if result.ranks or result.error else 0
-    )  # torch takes 0.9 s to leave an interpreter; all is written
+    return 1 if result.ranks or result.error else 0
 
 
 def forward_to_ranks(_number: int, _frame: FrameType | None) -> None:
