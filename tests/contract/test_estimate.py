@@ -20,8 +20,7 @@ from trainer_daemon.contract.scaling import TrainingPlan, training_plan
 from trainer_daemon.contract.spec import RunSpec, build_spec
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.optim.muon_adamw import build_optimizer
-
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from trainer_daemon.engine.precision import COMPUTE_DTYPES
 
 
 def planned(*overrides: str) -> tuple[RunSpec, TrainingPlan]:
@@ -36,7 +35,7 @@ def planned(*overrides: str) -> tuple[RunSpec, TrainingPlan]:
 
 
 def built(plan: TrainingPlan, precision: Precision) -> GPT:
-    model = GPT(plan.shape, compute_dtype=DTYPES[precision])
+    model = GPT(plan.shape, compute_dtype=COMPUTE_DTYPES[precision])
     model.init_weights(0)
     return model
 
@@ -45,7 +44,7 @@ def size(tensors: list[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("shape", ["model.n_kv_head=none", "model.n_kv_head=2", "model.depth=1"])
 def test_weights_and_optimizer_state_are_exact(precision: Precision, shape: str) -> None:
     _, plan = planned(shape)

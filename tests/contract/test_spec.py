@@ -51,6 +51,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, nearest:
         ("optim.matrix_lr=-5", "optim.matrix_lr"),
         ("optim.matrix_lr=nan", "optim.matrix_lr"),
         ("optim.matrix_lr=inf", "optim.matrix_lr"),
+        ("train.grad_clip_norm=0", "train.grad_clip_norm"),
+        ("runtime.precision=fp4", "runtime.precision"),
         ("checkpoint.keep_last=1", "checkpoint.keep_last"),
         ("runtime.nproc=0", "runtime.nproc"),
         ("runtime.nproc=some", "runtime.nproc"),

@@ -1,7 +1,7 @@
 """What a plan will take: memory, disk, time and money, by arithmetic alone.
 
 Sizes of weights, optimizer state and checkpoints are exact, since the engine's dtypes are fixed: matrices, head and
-scalars in fp32, embedding tables in the compute dtype, AdamW's moments in the dtype of their parameter, Muon's in fp32.
+scalars in fp32, embedding tables in bf16 or fp32, AdamW's moments in the dtype of their parameter, Muon's in fp32.
 Activations and speed are estimates, and each says what it rests on.
 """
 
@@ -19,10 +19,12 @@ from trainer_daemon.contract.scaling import (
 )
 from trainer_daemon.contract.spec import RunSpec
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 FP32 = 4
-ITEM_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
+ACTIVATION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+TABLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 4}
+"""Embedding tables, their gradients and moments: fp16 has too little range for these."""
 
 ACTIVATIONS_PER_LAYER = 17
 """Values per token and channel that autograd keeps of one block, counted on the eager model; compiled it keeps fewer."""
@@ -70,14 +72,14 @@ def weight_bytes(shape: ModelShape, precision: Precision) -> int:
     """All parameters, as they are held and saved."""
     p = count_parameters(shape)
     tables = p.embedding + p.value_embedding
-    return FP32 * (p.matrices + p.unembedding + p.scalars) + ITEM_BYTES[precision] * tables
+    return FP32 * (p.matrices + p.unembedding + p.scalars) + TABLE_BYTES[precision] * tables
 
 
 def optimizer_bytes(shape: ModelShape, precision: Precision) -> int:
     """AdamW: two moments a parameter. Muon: a momentum a parameter and one second moment an index of the longer side."""
     p = count_parameters(shape)
     adamw = 2 * (
-        FP32 * (p.unembedding + p.scalars) + ITEM_BYTES[precision] * (p.embedding + p.value_embedding)
+        FP32 * (p.unembedding + p.scalars) + TABLE_BYTES[precision] * (p.embedding + p.value_embedding)
     )
     muon = FP32 * (p.matrices + sum(max(rows, cols) for rows, cols in matrix_shapes(shape)))
     return adamw + muon
@@ -92,7 +94,11 @@ def rank_memory(plan: TrainingPlan, precision: Precision, *, on_cpu: bool) -> Ra
     """Activations = rows x T x (17 L + 6) x C x item bytes + 3 x chunk x V x 4; every rank holds all of the rest."""
     shape = plan.shape
     tokens = plan.micro_batch_size * shape.sequence_len
-    kept = (ACTIVATIONS_PER_LAYER * shape.n_layer + ACTIVATIONS_AROUND) * shape.n_embd * ITEM_BYTES[precision]
+    kept = (
+        (ACTIVATIONS_PER_LAYER * shape.n_layer + ACTIVATIONS_AROUND)
+        * shape.n_embd
+        * ACTIVATION_BYTES[precision]
+    )
     chunk = min(tokens, LOSS_ROWS_ON_CPU if on_cpu else LOSS_ROWS_ON_GPU)
     matrices = matrix_shapes(shape)
     largest_stack = max(matrices.count((rows, cols)) * rows * cols for rows, cols in set(matrices))

@@ -111,6 +111,8 @@ class TrainSpec(Section):
     """Rows that one rank takes through one forward/backward; fewer where its share of the batch is smaller."""
     global_batch_tokens: int | None = Field(default=None, ge=2)
     """Tokens of one optimizer step over all ranks; None: from depth."""
+    grad_clip_norm: PositiveRate | None = None
+    """Gradients longer than this (Euclidean norm over all parameters) are shortened to it; None: never."""
 
 
 class EvalSpec(Section):
@@ -157,8 +159,9 @@ class RuntimeSpec(Section):
     """Ranks on this machine; auto: one a GPU, or one on a CPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Compute dtype; auto: bf16 on GPUs and CPUs that multiply in it, fp32 elsewhere."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute dtype; auto: bf16 on GPUs and CPUs that multiply in it, fp32 elsewhere (TF32 products on a GPU). fp16, for
+    GPUs older than bf16, scales the loss; all ranks skip a step whose gradient overflows on any."""
     threads_per_rank: int | None = Field(default=None, ge=1, le=1024)
     """torch CPU threads of one rank; None: cores / ranks on a CPU run, 1 per rank beside a GPU."""
     compile: bool = False

@@ -55,6 +55,7 @@ def save(job: Job) -> bool:
     with job.phase("saving"):
         started = time.perf_counter()
         job.progress.optimizer_steps = job.optimizer.steps_taken
+        job.progress.loss_scale = job.gradients.loss_scale
         try:
             path = save_checkpoint(
                 job.checkpoints,

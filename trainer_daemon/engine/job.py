@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,9 @@ from trainer_daemon.engine.data.shards import prepare
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.flops import device_peak
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.optim.gradients import Gradients, LossScale
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
+from trainer_daemon.engine.precision import COMPUTE_DTYPES, choose_precision
 from trainer_daemon.engine.ranks import Ranks
 
 Emit = Callable[[Event], None]
@@ -82,6 +84,7 @@ class Job:
     model: GPT
     replica: nn.Module
     """The model as trained: under DDP when there are several ranks."""
+    gradients: Gradients
     optimizer: MuonAdamW
     tokenizer: Tokenizer
     token_bytes: Tensor
@@ -123,11 +126,6 @@ class Job:
             return self.replica.no_sync()
         return nullcontext()
 
-    def gradient_norm(self) -> float:
-        """Euclidean norm of the whole gradient; the same on all ranks, since the gradients are."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
-
     def wait_for_device(self) -> None:
         """Let the clock see the end of the step, not of its launch."""
         if self.ranks.device.type == "cuda":
@@ -144,18 +142,6 @@ class Job:
         """(b, T), (b, T) -> (b·T,) nats of each target, without gradients."""
         with torch.no_grad():
             return self.model(inputs, targets, loss_reduction="none")
-
-
-def choose_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
-    """auto: bf16 where the hardware multiplies in it (GPUs of compute capability 8, CPUs with AVX512-BF16 or AMX), else fp32."""
-    if asked != "auto":
-        return asked
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # torch 2.12 and later
-        able = torch.cpu.get_capabilities()
-        return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
-    return "fp32"
 
 
 def build_job(
@@ -175,8 +161,8 @@ def build_job(
     Raises SpecError when the spec cannot run on this data or these ranks, RunFailedError when checkpoints exist but
     none can be trusted, and StoppedBeforeTrainingError as soon as `stop_wanted` during a long preparation.
     """
-    precision = choose_precision(spec.runtime.precision, ranks.device)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    precision = choose_precision(spec.runtime, ranks.device)
+    dtype = COMPUTE_DTYPES[precision]
     emit(
         AttemptStarted(
             attempt=attempt,
@@ -278,6 +264,7 @@ def build_job(
     if ranks.world_size > 1:
         on_gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
         replica = DistributedDataParallel(replica, device_ids=on_gpu, gradient_as_bucket_view=True)
+    loss_scale = (progress.loss_scale or LossScale()) if precision == "fp16" else None
     if checkpoint:  # last, since building a replica may draw random numbers
         restore_generators(checkpoint, ranks)
 
@@ -290,6 +277,7 @@ def build_job(
         terminated=terminated,
         model=model,
         replica=replica,
+        gradients=Gradients(model.parameters(), clip_norm=spec.train.grad_clip_norm, loss_scale=loss_scale),
         optimizer=optimizer,
         tokenizer=prepared.tokenizer,
         token_bytes=torch.from_numpy(prepared.tokenizer.token_byte_lengths()).to(ranks.device),

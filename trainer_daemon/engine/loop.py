@@ -52,15 +52,18 @@ def train(job: Job) -> Finished:
         ):
             with job.sync_gradients(is_last=micro_step == plan.grad_accum_steps):
                 loss = job.replica(inputs, targets) / plan.grad_accum_steps
-                loss.backward()
+                job.gradients.backward(loss)
             loss_sum += loss.detach()  # stays on the device, which works on while the next rows are read
-        grad_norm = job.gradient_norm()
+        grad_norm = job.gradients.finish()
 
-        # the one exchange of a step: the loss over all ranks, and whether anybody wants to turn
-        loss_total, wishes = ranks.sum(float(loss_sum), float(job.wants_attention()))
+        # the one exchange of a step: the loss over all ranks, whose gradient overflowed, and who wants to turn
+        loss_total, overflows, wishes = ranks.sum(
+            float(loss_sum), float(not isfinite(grad_norm)), float(job.wants_attention())
+        )
         loss_nats, attention_wanted = loss_total / ranks.world_size, wishes > 0
         learning_rate_scale = schedule.learning_rate_scale(progress.step, plan.total_steps, spec.schedule)
-        is_finite = isfinite(loss_nats) and isfinite(grad_norm)
+        is_finite = isfinite(loss_nats) and not overflows
+        scale_was_lowered = job.gradients.adapt(is_finite=is_finite)
         if is_finite:
             job.optimizer.step(
                 learning_rate_scale=learning_rate_scale,
@@ -90,8 +93,10 @@ def train(job: Job) -> Finished:
         )
 
         # a step that is not finite changed nothing on any rank: the sum above is the same on all of them
-        skipped_in_a_row = 0 if is_finite else skipped_in_a_row + 1
-        if skipped_in_a_row:
+        skipped_in_a_row = 0 if is_finite or scale_was_lowered else skipped_in_a_row + 1
+        if scale_was_lowered:
+            job.emit(Notice("info", f"step {progress.step} overflowed fp16 and was skipped on all ranks"))
+        elif skipped_in_a_row:
             job.emit(
                 Notice(
                     "warning",

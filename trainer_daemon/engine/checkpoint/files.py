@@ -19,6 +19,7 @@ from trainer_daemon.contract.errors import LlmctlError, RunFailedError
 from trainer_daemon.contract.rundir import write_durably
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.store import Lineage
+from trainer_daemon.engine.optim.gradients import LossScale
 from trainer_daemon.engine.ranks import Ranks
 
 WRITE_ERRORS = (OSError, SafetensorError)
@@ -43,6 +44,8 @@ class Progress:
     loss_nats: float | None = None
     """Of the last step."""
     min_val_bpb: float | None = None
+    loss_scale: LossScale | None = None
+    """In fp16."""
 
 
 def save_checkpoint(
@@ -102,7 +105,10 @@ def save_checkpoint(
 
 def load_progress(checkpoint: Path) -> Progress:
     """How far the checkpoint's run was."""
-    return Progress(**json.loads((checkpoint / "training.json").read_bytes()))
+    values = json.loads((checkpoint / "training.json").read_bytes())
+    if scale := values.get("loss_scale"):
+        values["loss_scale"] = LossScale(**scale)
+    return Progress(**values)
 
 
 def load_tensors(checkpoint: Path, name: str, device: torch.device) -> dict[str, Tensor]:

@@ -125,11 +125,13 @@ class GPT(nn.Module):
         L, C, table_rows = shape.n_layer, shape.n_embd, shape.padded_vocab_size
         self.shape = shape
         self.compute_dtype = compute_dtype
+        # fp16 has too little range for a table's gradients and moments
+        table_dtype = torch.float32 if compute_dtype == torch.float16 else compute_dtype
         with torch.device(device):
-            self.wte = _table(table_rows, C, compute_dtype)
+            self.wte = _table(table_rows, C, table_dtype)
             # torch types the items of its containers as bare Modules, hence the casts
             value_embeds = {
-                str(layer): _table(table_rows, shape.n_kv_head * shape.head_dim, compute_dtype)
+                str(layer): _table(table_rows, shape.n_kv_head * shape.head_dim, table_dtype)
                 for layer in range(L)
                 if shape.has_value_embedding(layer)
             }
@@ -202,13 +204,14 @@ class GPT(nn.Module):
             table[past : past + T].expand(T, heads, -1).contiguous() for table in (self.cos, self.sin)
         )
 
-        x = rms_norm(self.wte(idx))  # (B, T, C)
+        x = rms_norm(self.wte(idx).to(self.compute_dtype))  # (B, T, C)
         x = x0 = self.smear(x, cache)
         backout = x
         for layer, block in enumerate(self.blocks):
             x = self.resid_lambdas[layer] * x + self.x0_lambdas[layer] * x0
             table = self.value_embeds[str(layer)] if self.shape.has_value_embedding(layer) else None
-            x = block(x, (cos, sin), table(idx) if table is not None else None, cache)
+            value_embedding = table(idx).to(x.dtype) if table is not None else None  # (B, T, K·D)
+            x = block(x, (cos, sin), value_embedding, cache)
             if layer == self.shape.n_layer // 2:
                 backout = x
         if cache is not None:

@@ -1,0 +1,95 @@
+"""What a run computes in: the choice, and fp16 with its loss scale, alone and on several ranks."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.engine.test_ranks import in_parallel
+from tests.tiny import Recorder, build_tiny, run_tiny, tiny_spec
+from trainer_daemon.contract.events import Command, Notice, TrainStep
+from trainer_daemon.contract.spec import RuntimeSpec
+from trainer_daemon.engine.loop import train
+from trainer_daemon.engine.optim.gradients import LossScale
+from trainer_daemon.engine.precision import choose_precision
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One corpus for the whole module."""
+    return tmp_path_factory.mktemp("home")
+
+
+FP16 = ("runtime.precision=fp16", "checkpoint.every=none")
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    cpu = torch.device("cpu")
+    assert choose_precision(RuntimeSpec(precision="fp16"), cpu) == "fp16"
+    assert choose_precision(RuntimeSpec(), cpu) in ("fp32", "bf16")
+
+
+def test_fp16_follows_fp32_and_keeps_its_tables_in_fp32(home: Path, tmp_path: Path) -> None:
+    # small rates, so that rounding has no time to grow
+    rates = ("optim.embedding_lr=0.3", "optim.matrix_lr=0.02", "optim.scalar_lr=0.005")
+    single, half = Recorder(), Recorder()
+    run_tiny(tiny_spec(*rates), home, single, tmp_path / "fp32")
+    _, job = run_tiny(tiny_spec(*FP16, *rates), home, half, tmp_path / "fp16")
+    assert half.losses != single.losses
+    for step, loss in single.losses.items():
+        assert half.losses[step] == pytest.approx(loss, rel=2e-3)
+    assert {p.dtype for p in job.model.parameters()} == {torch.float32}
+
+
+def test_an_overflow_skips_the_step_lowers_the_scale_and_ends_nothing(home: Path, tmp_path: Path) -> None:
+    """Eight overflows in a row would end a run three times over, were they taken for a loss that is not finite."""
+    seen = Recorder()
+    job = build_tiny(tiny_spec(*FP16), home, seen, tmp_path)
+    job.gradients.loss_scale = LossScale(2.0**34)
+    finished = train(job)
+    assert finished.reason == "completed"
+    skipped = [
+        e.step for e in seen.of(TrainStep) if e.grad_norm == float("inf") or e.grad_norm != e.grad_norm
+    ]
+    assert len(skipped) >= 8
+    assert skipped == list(range(1, len(skipped) + 1))
+    assert job.gradients.loss_scale == LossScale(2.0 ** (34 - len(skipped)), 12 - len(skipped))
+    assert job.optimizer.steps_taken == 12 - len(skipped)
+    assert len([e for e in seen.of(Notice) if "overflowed fp16" in e.text]) == len(skipped)
+
+
+@pytest.mark.slow
+def test_a_resumed_fp16_run_repeats_the_uninterrupted_one_bit_for_bit(home: Path, tmp_path: Path) -> None:
+    """The scale is part of the state: stopped among overflows, it goes on falling from where it was."""
+
+    def start(folder: str, seen: Recorder) -> None:
+        job = build_tiny(tiny_spec(*FP16), home, seen, tmp_path / folder)
+        if not job.progress.step:
+            job.gradients.loss_scale = LossScale(2.0**30)
+        train(job)
+
+    whole, first, second = Recorder(), Recorder({3: [Command("r1", "stop", {})]}), Recorder()
+    start("whole", whole)
+    start("parts", first)
+    start("parts", second)
+    assert first.losses | second.losses == whole.losses
+    last = "step-00000012"
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        a, b = load_file(tmp_path / "whole" / last / name), load_file(tmp_path / "parts" / last / name)
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    told = [json.loads((tmp_path / run / last / "training.json").read_text()) for run in ("whole", "parts")]
+    assert told[0]["loss_scale"] == told[1]["loss_scale"]
+    assert told[0]["loss_scale"]["value"] < 2.0**30
+
+
+@pytest.mark.slow
+def test_an_overflow_on_one_rank_skips_the_step_on_all(home: Path, tmp_path: Path) -> None:
+    in_parallel([sys.executable, "-m", "tests.engine.overflowing_rank", str(tmp_path)], world_size=2)
+    told = [json.loads((tmp_path / f"told-{rank}.json").read_text()) for rank in range(2)]
+    assert told == [{"scale": 2.0**15, "updates": 4}] * 2
+    first, second = (load_file(tmp_path / f"replica-{rank}.safetensors") for rank in range(2))
+    assert all(bool(torch.isfinite(first[name]).all()) for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
