@@ -37,7 +37,7 @@ def checkpoints(run: RunArgument, json: JsonOption = False) -> None:
 
 def checkpoint_json(info: "CheckpointInfo") -> dict[str, Any]:
     """One entry of `checkpoints --json`. `verified` is null: listing reads no tensors, `llmctl verify` does."""
-    return {**asdict(info), "path": str(info.path), "pinned": False, "verified": None}
+    return {**asdict(info), "path": str(info.path), "verified": None}
 
 
 def verify(checkpoint: CheckpointArgument, json: JsonOption = False) -> None:

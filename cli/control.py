@@ -70,10 +70,11 @@ def resume(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
 def stop(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
     """Save at the next step boundary and end.
 
-    `llmctl resume` continues from there. Exit 4 when it ended without saving.
+    `llmctl resume` continues from there. When it cannot be saved it trains on (exit 6); exit 4 when it ended all the same.
     """
     from cli.following import check_outcome, follow, outcome
-    from trainer_daemon.contract.errors import RunFailedError
+    from trainer_daemon.contract.errors import RefusedError, RunFailedError
+    from trainer_daemon.contract.events import StateChanged
     from trainer_daemon.contract.rundir import find_run
     from trainer_daemon.contract.status import observe
     from trainer_daemon.link.client import send_command
@@ -86,6 +87,11 @@ def stop(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
     done = None
     for record in follow(found, status, until=time.monotonic() + timeout):
         done = _answer_to(request_id, record) or done
+        if done and record and isinstance(record.event, StateChanged) and record.event.state == "running":
+            raise RefusedError(
+                f"{found.name}: {done.message}. Make room and stop it again, or give up the steps since its last "
+                f"checkpoint: llmctl kill {found.name}"
+            )
     check_outcome(found, status)
     if done is not None and not done.ok:
         raise RunFailedError(f"{found.name} ended at step {status.step}, not saved: {done.message}")

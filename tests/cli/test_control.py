@@ -1,6 +1,7 @@
 """Commands against a real daemon; its ranks are stand-ins that need no torch."""
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.cli.conftest import Llmctl
 from tests.supervisor.conftest import Daemons, kill_and_wait
 from trainer_daemon.contract.errors import RefusedError
+from trainer_daemon.contract.status import observe
 from trainer_daemon.link import client
 from trainer_daemon.supervisor.sweep import kill_unheard_run, run_processes
 
@@ -92,19 +94,35 @@ def test_a_stop_that_takes_too_long_is_waited_for_no_longer(
     assert "live is stopping" in late.err
 
 
-@pytest.mark.parametrize(
-    ("fault", "told"), [("full", "could not be written"), ("deaf", "before they could save")]
-)
 def test_a_stop_that_did_not_save_says_so(
-    daemons: Daemons, llmctl: Llmctl, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+    daemons: Daemons, llmctl: Llmctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAULT", fault)
+    monkeypatch.setenv("FAULT", "deaf")
     monkeypatch.setenv("STOP_SECONDS", "0.3")
     daemons.start("live")
     assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
     stopped = llmctl("stop", "live", "--timeout", "30")
     assert stopped.code == 4
-    assert told in stopped.err
+    assert "before they could save" in stopped.err
+
+
+def test_a_run_that_cannot_save_is_not_stopped_and_can_be_asked_again_or_killed(
+    daemons: Daemons, llmctl: Llmctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it ended, and what it had learnt since its last checkpoint was gone."""
+    monkeypatch.setenv("FAULT", "full")
+    run = daemons.start("live")
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+    for _ in range(2):
+        refused = llmctl("stop", "live", "--timeout", "30")
+        assert refused.code == 6
+        assert "could not be saved" in refused.err
+        assert "llmctl kill live" in refused.err
+        status = llmctl("status", "live", "--json").json()
+        assert (status["state"], status["error"]) == ("running", None)
+        assert llmctl("wait", "live", "--for", f"step={status['step'] + 2}", "--timeout", "30").code == 0
+    kill_and_wait(daemons.pid, signal.SIGTERM)  # the machine goes down: nobody could decide anew
+    assert observe(run).state == "stopped"
 
 
 def test_a_run_without_its_supervisor_wants_to_be_taken_over_first(daemons: Daemons, llmctl: Llmctl) -> None:

@@ -92,6 +92,12 @@ def test_memory_is_the_larger_of_activations_and_update_beside_what_stays() -> N
     assert memory.total == 2 * memory.weights + memory.optimizer + max(memory.activations, memory.update)
 
 
+def test_disk_also_holds_the_checkpoints_that_are_kept_for_good() -> None:
+    spec, plan = planned("checkpoint.every=10", "checkpoint.keep_every=25")
+    assert plan.total_steps == 100
+    assert checkpoints_at_once(spec, plan.total_steps) == 5 + 2  # of the steps 50 and 100
+
+
 @pytest.mark.parametrize(
     ("every", "at_once"), [("none", 1), ("100", 1), ("50", 2), ("30", 4), ("10", 5), ("1", 5)]
 )

@@ -99,8 +99,10 @@ def main() -> int:
             assert isinstance(command, Command)
             if command.name == "stop" and fault != "deaf":
                 if fault == "full":
-                    text = f"stopped at {step}; its checkpoint could not be written"
+                    text = f"step {step} could not be saved"
                     journal.append(CommandDone(command.request_id, "stop", ok=False, message=text))
+                    if not command.arguments["even_unsaved"]:
+                        continue
                     journal.append(Finished("stopped", step, text))
                     return 0
                 save()

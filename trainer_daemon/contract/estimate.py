@@ -6,7 +6,7 @@ Activations and speed are estimates, and each says what it rests on.
 """
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, lcm
 from typing import Literal
 
 from trainer_daemon.contract.errors import SpecError
@@ -113,9 +113,11 @@ def rank_memory(plan: TrainingPlan, precision: Precision, *, on_cpu: bool) -> Ra
 
 
 def checkpoints_at_once(spec: RunSpec, total_steps: int) -> int:
-    """Most checkpoints on disk at a time: the newest ones, the best, and the one that is being written."""
-    saves = ceil(total_steps / spec.checkpoint.every) if spec.checkpoint.every else 1
-    return min(saves, spec.checkpoint.keep_last + 2)
+    """Most checkpoints on disk at a time: the newest, the best, those kept for good, and the one being written."""
+    c = spec.checkpoint
+    saves = ceil(total_steps / c.every) if c.every else 1
+    kept_for_good = total_steps // lcm(c.every, c.keep_every) if c.every and c.keep_every else 0
+    return min(saves, c.keep_last + 2 + kept_for_good)
 
 
 def disk_needed_bytes(spec: RunSpec, plan: TrainingPlan, precision: Precision) -> int:

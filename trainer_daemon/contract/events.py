@@ -114,7 +114,8 @@ class Command(Event):
     request_id: str
     name: CommandName
     arguments: dict[str, Any]
-    """For `sample`: prompt, max_tokens, temperature, top_k, seed, always all of them. Otherwise empty."""
+    """For `sample`: prompt, max_tokens, temperature, top_k, seed, always all of them. For `stop`: even_unsaved, whether
+    to end when the checkpoint cannot be written; without it the ranks then train on. Otherwise empty."""
 
 
 # ------------------------------------------------------------------------------------------------ from rank 0
@@ -257,8 +258,11 @@ class CheckpointSaved(Event):
     """Folder name inside the run's `checkpoints/`."""
     bytes: int
     loss_nats: float | None
-    """Of this step; its val_bpb is the `Evaluated` event of the same step, which comes after the save."""
+    """Of this step; its val_bpb is the `Evaluated` event of the same step, which comes after the save began."""
     seconds: float
+    """Wall time from the step boundary where it began until it was published."""
+    blocked_seconds: float | None = None
+    """Of these, how long the ranks stood still; the rest was written while they trained on."""
 
 
 @dataclass(frozen=True, slots=True)

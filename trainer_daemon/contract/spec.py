@@ -149,7 +149,12 @@ class CheckpointSpec(Section):
     every: int | None = Field(default=None, ge=1)
     """Steps between saves; None: only on request, on stop and at the end."""
     keep_last: int = Field(default=3, ge=2)
-    """Newest checkpoints kept; the best by val_bpb is kept beside them."""
+    """Newest checkpoints kept; the best by val_bpb and the pinned ones are kept beside them."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Checkpoints of steps that this divides are kept for good; None: no step is kept for its number."""
+    asynchronous: Literal["auto", "on", "off"] = "auto"
+    """Whether training goes on while a checkpoint is written, from a copy in host memory. auto: beside an accelerator;
+    on a CPU the writer would share the training's cores."""
 
 
 class RuntimeSpec(Section):

@@ -13,6 +13,7 @@ from trainer_daemon.contract.events import (
     FINAL_STATES,
     AttemptStarted,
     CheckpointSaved,
+    CommandDone,
     Evaluated,
     Finished,
     PhaseChanged,
@@ -133,6 +134,10 @@ class RunStatus:
                     "kind": "stalled",
                     "message": f"no step for {silent:.0f} s, a rank may hang; {advice}",
                 }
+            case CommandDone(name="stop", ok=False) if self.state == "stopping":
+                self.state = (
+                    "running"  # it could not be saved; if it ends all the same, its last word follows
+                )
             case Finished(reason="failed", message=message):
                 self.error = {"kind": "failed", "message": message}
             case _:

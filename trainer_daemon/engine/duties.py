@@ -6,6 +6,7 @@ others before anything is done about them, so no rank ever acts on its own.
 
 import sys
 import time
+from dataclasses import asdict
 from math import isfinite, nan
 
 from trainer_daemon.contract.errors import LlmctlError
@@ -23,13 +24,15 @@ from trainer_daemon.contract.events import (
     to_fields,
 )
 from trainer_daemon.engine.checkpoint import store
-from trainer_daemon.engine.checkpoint.files import SaveFailedError, save_checkpoint
+from trainer_daemon.engine.checkpoint.saver import SaveResult
 from trainer_daemon.engine.evals.bpb import bits_per_byte, held_out_sums
 from trainer_daemon.engine.inference.generate import TextStream, generate
 from trainer_daemon.engine.job import Job
 
 PAUSE_POLL_SECONDS = 0.5
 """While paused, the main rank tells the others this often that it still is: no exchange ever nears its timeout."""
+WORD_SECONDS = 10.0
+"""While all wait for a save, the main rank gives the others a sign of life this often, for the same reason."""
 CHUNK_SECONDS = 0.1
 """A sample that someone watches is sent on this often."""
 
@@ -41,47 +44,93 @@ def is_due(job: Job, every: int) -> bool:
 
 
 def save_is_due(job: Job) -> bool:
-    """Whether the present step is to be saved and is not on disk already."""
+    """Whether the present step is to be saved and is neither on disk nor on its way there."""
     every, step = job.spec.checkpoint.every, job.progress.step
     due = is_due(job, every) if every else step == job.plan.total_steps
-    return due and step != job.saved_step
+    return due and step not in (job.saved_step, job.saver.in_flight)
 
 
-def save(job: Job) -> bool:
-    """Publish a checkpoint of the present step. All ranks. False when it failed, which an event says."""
+def save(job: Job, *, wait: bool = False) -> bool:
+    """Begin a checkpoint of the present step, and with `wait` see it published. All ranks.
+
+    One at a time: while an earlier one is being written the step is not saved, unless it is the last one or `wait` is
+    set. False when there is no checkpoint, which an event says.
+    """
     step = job.progress.step
+    settle_save(job, wait=wait or step == job.plan.total_steps)
     if step == job.saved_step:
         return True
+    if (earlier := job.saver.in_flight) is not None:
+        job.emit(Notice("warning", f"step {step} was not saved: step {earlier} is still being written"))
+        return False
     with job.phase("saving"):
-        started = time.perf_counter()
         job.progress.optimizer_steps = job.optimizer.steps_taken
         job.progress.loss_scale = job.gradients.loss_scale
-        try:
-            path = save_checkpoint(
-                job.checkpoints,
-                job.ranks,
-                job.progress,
-                job.model.state_dict(),
-                job.optimizer.state_tensors(),
-                texts={
-                    "spec.json": job.spec.model_dump_json(indent=1),
-                    "tokenizer.json": job.tokenizer.to_json(),
-                },
-                lineage=job.lineage,
-            )
-        except SaveFailedError as e:
-            job.emit(CheckpointFailed(step, str(e)))
-            return False
-        job.saved_step = step
-        if job.ranks.is_main:
-            size = sum(file.stat().st_size for file in path.iterdir())
-            seconds = time.perf_counter() - started
-            job.emit(CheckpointSaved(step, path.name, size, job.progress.loss_nats, seconds))
-            try:
-                store.retain(job.checkpoints, job.spec.checkpoint.keep_last)
-            except OSError as e:
-                job.emit(Notice("warning", f"old checkpoints could not be deleted: {e}"))
-    return True
+        job.saver.begin(
+            job.progress,
+            job.model.state_dict(),
+            job.optimizer.state_tensors(),
+            texts={
+                "spec.json": job.spec.model_dump_json(indent=1),
+                "tokenizer.json": job.tokenizer.to_json(),
+            },
+            lineage=job.lineage,
+        )
+        if job.saver.is_asynchronous and not wait:
+            return True
+        settle_save(job, wait=True)
+        return job.saved_step == step
+
+
+def settle_save(job: Job, *, wait: bool = False) -> None:
+    """Hear from the main rank whether the save in flight has ended, and how; with `wait`, once it has. All ranks."""
+    while job.saver.in_flight is not None:
+        result = job.saver.result(WORD_SECONDS if wait else 0) if job.ranks.is_main else None
+        told = job.ranks.broadcast_json(asdict(result) if result else None)
+        if told is not None:
+            job.saver.settle()
+            _count_save(job, SaveResult(**told))
+        elif not wait:
+            return
+
+
+def finish_save(job: Job) -> None:
+    """Wait for the save in flight and count it, without an exchange: after whatever ended the training. The main rank."""
+    job.saver.close()
+    if job.saver.in_flight is not None and (result := job.saver.result(0)):
+        job.saver.settle()
+        _count_save(job, result)
+
+
+def _count_save(job: Job, result: SaveResult) -> None:
+    """Take in how a save ended: only now is it one."""
+    if result.error is not None:
+        job.emit(CheckpointFailed(result.step, result.error))
+        return
+    job.saved_step = result.step
+    job.emit(
+        CheckpointSaved(
+            result.step,
+            result.path,
+            result.bytes,
+            result.loss_nats,
+            result.seconds,
+            result.blocked_seconds,
+        )
+    )
+    if result.retention_error is not None:
+        job.emit(Notice("warning", f"old checkpoints could not be deleted: {result.retention_error}"))
+    _record_score(job)
+
+
+def _record_score(job: Job) -> None:
+    """Note the last evaluation beside its checkpoint, once both are there. The main rank only."""
+    if not job.ranks.is_main or job.last_score is None or job.last_score[0] != job.saved_step:
+        return
+    try:
+        store.record_score(job.checkpoints, *job.last_score)
+    except OSError as e:
+        job.emit(Notice("warning", f"the score of step {job.saved_step} could not be noted beside it: {e}"))
 
 
 def evaluate(job: Job) -> bool:
@@ -115,8 +164,8 @@ def evaluate(job: Job) -> bool:
         progress.min_val_bpb = min(result.val_bpb, progress.min_val_bpb or result.val_bpb)
         seconds = time.perf_counter() - started
         job.emit(Evaluated(progress.step, result.val_bpb, result.loss_nats, result.tokens, seconds))
-        if ranks.is_main and progress.step == job.saved_step:
-            store.record_score(job.checkpoints, progress.step, result.val_bpb)
+        job.last_score = progress.step, result.val_bpb
+        _record_score(job)
     return True
 
 
@@ -190,6 +239,7 @@ def obey(job: Job) -> Finished | None:
     """
     paused = False
     while True:
+        settle_save(job)
         if paused:
             job.commands.wait(PAUSE_POLL_SECONDS)
         command = _announce(job)
@@ -201,12 +251,13 @@ def obey(job: Job) -> Finished | None:
         match command.name:
             case "stop":
                 with job.phase("stopping"):
-                    ok = save(job)
-                message = f"stopped on request at step {step}" + (
-                    "" if ok else "; its checkpoint could not be written"
-                )
-                job.emit(CommandDone(command.request_id, command.name, ok, message))
-                return Finished("stopped", step, message)
+                    ok = save(job, wait=True)
+                if ok or command.arguments.get("even_unsaved", False):
+                    message = f"stopped on request at step {step}"
+                    message += "" if ok else "; its checkpoint could not be written"
+                    job.emit(CommandDone(command.request_id, command.name, ok, message))
+                    return Finished("stopped", step, message)
+                message = f"step {step} could not be saved, so the run was not stopped; see the events"
             case "pause":
                 paused = True
                 job.enter("paused")
@@ -216,7 +267,7 @@ def obey(job: Job) -> Finished | None:
                 paused = False
                 job.enter("running")
             case "save":
-                ok = save(job)
+                ok = save(job, wait=True)
                 message = f"checkpoint of step {step} saved" if ok else "the save failed; see the events"
             case "evaluate":
                 ok = evaluate(job)
@@ -229,7 +280,7 @@ def obey(job: Job) -> Finished | None:
 def _announce(job: Job) -> Command | None:
     """The next command, on all ranks at once. A signal to end, on whichever rank, is a stop for all of them."""
     if job.ranks.sum(float(job.terminated()))[0]:
-        return Command("signal", "stop", {})
+        return Command("signal", "stop", {"even_unsaved": True})
     command = job.commands.next() if job.ranks.is_main else None
     fields = job.ranks.broadcast_json(to_fields(command) if command else None)
     announced = from_fields("command", fields) if fields else None

@@ -36,6 +36,7 @@ from trainer_daemon.engine.checkpoint.files import (
     load_tensors,
     restore_generators,
 )
+from trainer_daemon.engine.checkpoint.saver import Saver
 from trainer_daemon.engine.checkpoint.store import Lineage, Manifest, folder_name, read_manifest
 from trainer_daemon.engine.data.batches import Batches
 from trainer_daemon.engine.data.rows import Rows, open_rows
@@ -92,6 +93,7 @@ class Job:
     batches: Batches
     held_out_rows: Rows
     checkpoints: Path
+    saver: Saver
     lineage: Lineage
     """What the manifests of this launch say about where they come from."""
     peak_flops: float | None
@@ -99,6 +101,8 @@ class Job:
     progress: Progress = field(default_factory=Progress)
     saved_step: int | None = None
     """The step of the newest checkpoint that this attempt wrote or began from."""
+    last_score: tuple[int, float] | None = None
+    """(step, val_bpb) of this attempt's last evaluation: its checkpoint may still be being written."""
     _phase: Phase = "building"
 
     @contextmanager
@@ -118,7 +122,7 @@ class Job:
 
     def wants_attention(self) -> bool:
         """Whether this rank has a reason to stop at the next step boundary and look at its requests."""
-        return self.terminated() or self.commands.pending()
+        return self.terminated() or self.commands.pending() or self.saver.has_ended()
 
     def sync_gradients(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Gradients are averaged over the ranks once a step, with the last micro-batch; the others only add up."""
@@ -284,6 +288,7 @@ def build_job(
         batches=batches,
         held_out_rows=held_out_rows,
         checkpoints=checkpoints,
+        saver=Saver(checkpoints, ranks, spec.checkpoint),
         lineage=lineage,
         peak_flops=peak_flops,
         progress=progress,

@@ -25,7 +25,8 @@ def train(job: Job) -> Finished:
     job.enter("running")
 
     while True:
-        # once in a while: save. All ranks take part; it comes first, so that nothing below can cost the work.
+        # once in a while: save. All ranks take part; it comes first, so that nothing below can cost the work, and is
+        # written while they go on.
         if duties.save_is_due(job):
             duties.save(job)
         # once in a while: held-out loss. All ranks take part.
@@ -35,6 +36,7 @@ def train(job: Job) -> Finished:
         if duties.is_due(job, spec.sample.every):
             duties.write_scheduled_samples(job)
         if progress.step >= plan.total_steps:
+            duties.settle_save(job, wait=True)
             if job.saved_step == progress.step:
                 return Finished("completed", progress.step, f"all {plan.total_steps} steps done")
             return Finished(
@@ -65,6 +67,7 @@ def train(job: Job) -> Finished:
         is_finite = isfinite(loss_nats) and not overflows
         scale_was_lowered = job.gradients.adapt(is_finite=is_finite)
         if is_finite:
+            job.saver.wait_for_copy()
             job.optimizer.step(
                 learning_rate_scale=learning_rate_scale,
                 muon_momentum=schedule.muon_momentum(progress.step, plan.total_steps, spec.schedule),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.hardware import usable_cores
@@ -61,6 +62,14 @@ class Ranks:
         )
         dist.broadcast(payload, src=0)
         return json.loads(payload.numpy().tobytes())
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's tensor in rank order, on rank 0; nothing elsewhere. On the CPU, of one shape and dtype on all ranks."""
+        if self.world_size == 1:
+            return [tensor]
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)] if self.is_main else None
+        dist.gather(tensor, gathered, dst=0)
+        return gathered or []
 
     def close(self) -> None:
         """Leave the process group."""

@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> int:
 def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") -> Finished:
     """Build and train; the main rank's last act is the journal's `Finished`."""
     from trainer_daemon.engine.allocator import keep_freed_memory
+    from trainer_daemon.engine.duties import finish_save
     from trainer_daemon.engine.job import Commands, StoppedBeforeTrainingError, build_job
     from trainer_daemon.engine.loop import train
     from trainer_daemon.engine.ranks import join_ranks
@@ -121,7 +122,10 @@ def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") ->
         except StoppedBeforeTrainingError:
             finished = Finished("stopped", 0, "stopped before training began; there was nothing to save")
         else:
-            finished = train(job)
+            try:
+                finished = train(job)
+            finally:
+                finish_save(job)
         while late := commands.next():
             if late.name == "stop":
                 continue  # it is stopped, and whether saved only the supervisor sees together with what came before

@@ -140,6 +140,8 @@ class Supervisor:
         self._stop_reason: str | None = None
         self._stop_done: CommandDone | None = None
         """How the ranks answered a stop."""
+        self._stop_is_final = False
+        """Whether the ranks end even when they cannot save."""
         self._ladder_since: float | None = None
         self._terminated_at: float | None = None
         self._save_seconds = 0.0
@@ -207,11 +209,13 @@ class Supervisor:
     def _step(self) -> None:
         """Whatever is due now."""
         if self._asked_to_end and self._stop_reason is None:
-            self._stop(uuid.uuid4().hex, self._asked_to_end)
+            self._stop(uuid.uuid4().hex, self._asked_to_end, even_unsaved=True)
         if self._agent is not None:
             reap_orphans(self._agent.pid)
             if self._agent.is_over():
                 self._end_attempt(self._agent)
+            elif self._stop_failed():
+                self._call_off_stop()
             else:
                 self._climb_ladder(self._agent)
         elif self._stop_reason is not None:
@@ -331,12 +335,28 @@ class Supervisor:
             self._terminated_at = now
             kill_run_processes(self._run)
 
-    def _stop(self, request_id: str, reason: str) -> None:
-        self._grant(request_id, "stop", {})
-        self._stop_reason = reason
+    def _stop(self, request_id: str, reason: str, *, even_unsaved: bool = False) -> None:
+        self._grant(request_id, "stop", {"even_unsaved": even_unsaved})
+        self._stop_reason, self._stop_is_final = reason, even_unsaved
         if self._agent is not None:
             self._ladder_since = time.monotonic()
             self._enter("stopping", reason)
+
+    def _stop_failed(self) -> bool:
+        """Whether the ranks were asked to save and stop, could not save, and so train on."""
+        if self._stop_done is None or self._stop_done.ok or self._stop_is_final:
+            return False
+        return self._finished is None and self._terminated_at is None
+
+    def _call_off_stop(self) -> None:
+        """Whoever asked for the stop decides anew."""
+        assert self._stop_done is not None
+        why = self._stop_done.message
+        for request_id in [r for r, name in self._open_commands.items() if name == "stop"]:
+            del self._open_commands[request_id]
+            self._emit(CommandDone(request_id, "stop", False, why))
+        self._stop_reason = self._stop_done = self._ladder_since = None
+        self._enter("running", why)
 
     # -------------------------------------------------------------------------------------------------- journal
 
@@ -460,7 +480,7 @@ class Supervisor:
 
     def _kill(self) -> dict[str, Any]:
         """End every process of the run at once. The loop then sees the attempt's end."""
-        self._stop_reason = "killed on request"
+        self._stop_reason, self._stop_is_final = "killed on request", True
         left = kill_run_processes(self._run)
         if left:
             raise RefusedError(

@@ -14,11 +14,13 @@ from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.files import (
     Progress,
     SaveFailedError,
+    Snapshot,
     choose_checkpoint,
+    generator_states,
     load_progress,
     load_tensors,
     restore_generators,
-    save_checkpoint,
+    write_checkpoint,
 )
 from trainer_daemon.engine.ranks import Ranks
 
@@ -26,14 +28,16 @@ ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 
 
 def save(folder: Path, step: int, value: float = 1.0) -> Path:
-    return save_checkpoint(
+    return write_checkpoint(
         folder,
-        ALONE,
-        Progress(step=step, samples_seen=step * 8, tokens=step * 100, loss_nats=2.5),
-        model={"w": torch.full((3, 5), value)},
-        optimizer={"w.momentum": torch.full((3, 5), -value)},
-        texts={"spec.json": "{}", "tokenizer.json": "{}"},
-        lineage=store.Lineage(spec_hash="a", tokenizer_hash="b", data_fingerprint="c", parent=None),
+        Snapshot(
+            Progress(step=step, samples_seen=step * 8, tokens=step * 100, loss_nats=2.5),
+            model={"w": torch.full((3, 5), value)},
+            optimizer={"w.momentum": torch.full((3, 5), -value)},
+            generators=[generator_states(ALONE.device)],
+            texts={"spec.json": "{}", "tokenizer.json": "{}"},
+            lineage=store.Lineage(spec_hash="a", tokenizer_hash="b", data_fingerprint="c", parent=None),
+        ),
     )
 
 
@@ -152,8 +156,37 @@ def test_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step, bpb in ((10, 0.4), (20, 0.9), (30, 0.8), (40, 0.7)):
         save(tmp_path, step)
         store.record_score(tmp_path, step, bpb)
-    assert store.retain(tmp_path, keep_last=2) == [20]
+    assert store.retain(tmp_path, keep_last=2, keep_every=None) == [20]
     assert [c.step for c in store.list_checkpoints(tmp_path)] == [10, 30, 40]
+
+
+def test_retention_keeps_every_mth_and_the_pinned_until_they_are_unpinned(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40, 50, 60):
+        save(tmp_path, step)
+    store.pin(tmp_path / "step-00000010")
+    assert store.retain(tmp_path, keep_last=2, keep_every=20) == [30]
+    assert [(c.step, c.pinned) for c in store.list_checkpoints(tmp_path)] == [
+        (10, True),
+        (20, False),
+        (40, False),
+        (50, False),
+        (60, False),
+    ]
+    assert all(c.ok for c in store.verify_checkpoint(tmp_path / "step-00000010"))
+    store.unpin(tmp_path / "step-00000010")
+    assert store.retain(tmp_path, keep_last=2, keep_every=20) == [10]
+
+
+def test_damaged_checkpoints_are_neither_deleted_nor_counted_among_those_to_keep(tmp_path: Path) -> None:
+    """A run whose two newest are damaged once had its last good one deleted as the third newest."""
+    for step in (10, 20, 30, 40):
+        save(tmp_path, step)
+    (tmp_path / "step-00000030" / "model.safetensors").write_bytes(b"short")
+    (tmp_path / "step-00000040" / store.MANIFEST).unlink()
+    assert store.retain(tmp_path, keep_last=2, keep_every=None) == []
+    save(tmp_path, 50)
+    assert store.retain(tmp_path, keep_last=2, keep_every=None) == [10]
+    assert len(store.checkpoint_folders(tmp_path)) == 4
 
 
 def test_what_an_interrupted_save_or_deletion_left_is_swept_and_never_counts(

@@ -1,7 +1,7 @@
 """What a checkpoint holds, written and read: safetensors for tensors, JSON for the rest, nothing executable.
 
-All ranks save together or not at all: each writes its part into one temporary folder, they agree that every part is
-there, and rank 0 publishes it. A save that fails on one rank is abandoned by all and training goes on.
+The main rank writes all of it, from a snapshot in host memory that the ranks have put together at a step boundary. So no
+rank can be left behind with half a checkpoint, and a disk that fails is one process's trouble.
 """
 
 import json
@@ -22,8 +22,8 @@ from trainer_daemon.engine.checkpoint.store import Lineage
 from trainer_daemon.engine.optim.gradients import LossScale
 from trainer_daemon.engine.ranks import Ranks
 
-WRITE_ERRORS = (OSError, SafetensorError)
-"""A full disk reaches us as either, depending on who was writing."""
+RESERVED_BYTES = 2**20
+"""A checkpoint leaves this much of the disk to the journal and the logs."""
 
 
 class SaveFailedError(LlmctlError):
@@ -48,59 +48,62 @@ class Progress:
     """In fp16."""
 
 
-def save_checkpoint(
-    folder: Path,
-    ranks: Ranks,
-    progress: Progress,
-    model: dict[str, Tensor],
-    optimizer: dict[str, Tensor],
-    texts: dict[str, str],
-    lineage: Lineage,
-) -> Path:
-    """Publish a checkpoint of this step; all ranks call it. Returns its folder.
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a checkpoint of one step is written from, in host memory. It does not change any more."""
 
-    `texts` are small files kept beside the tensors (the spec, the tokenizer); `lineage` goes into the manifest. Raises
-    SaveFailedError on every rank when any rank could not write its part.
-    """
+    progress: Progress
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    generators: list[dict[str, Tensor]]
+    """Per rank, the states of its random generators."""
+    texts: dict[str, str]
+    """Small files kept beside the tensors: the spec, the tokenizer."""
+    lineage: Lineage
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensors."""
+        return sum(t.nbytes for tensors in (self.model, self.optimizer) for t in tensors.values())
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot) -> Path:
+    """Publish a checkpoint in `folder`; returns its own folder. Raises SaveFailedError, and nothing of it is left then."""
+    progress = snapshot.progress
     draft = store.temporary_folder(folder, progress.step)
-    problem: OSError | SafetensorError | None = None
     try:
-        if ranks.is_main:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            save_file(_on_host(model), draft / "model.safetensors")
-            save_file(_on_host(optimizer), draft / "optimizer.safetensors")
-            write_durably(draft / "training.json", json.dumps(asdict(progress)).encode())
-            for name, text in texts.items():
-                write_durably(draft / name, text.encode())
-    except WRITE_ERRORS as e:
-        problem = e
-    if ranks.all_ok(problem is None):
-        try:
-            save_file(_generator_states(ranks.device), draft / f"rank-{ranks.rank}.safetensors")
-        except WRITE_ERRORS as e:
-            problem = e
-    published = ranks.all_ok(problem is None)
-    if published and ranks.is_main:
-        try:
-            manifest = store.Manifest(
-                step=progress.step,
-                tokens=progress.tokens,
-                loss_nats=progress.loss_nats,
-                world_size=ranks.world_size,
-                saved_at=time.time(),
-                torch=torch.__version__,
-                lineage=lineage,
-            )
-            store.publish(draft, manifest)
-        except WRITE_ERRORS as e:
-            problem = e
-    if not ranks.all_ok(problem is None):
-        if ranks.is_main:
-            shutil.rmtree(draft, ignore_errors=True)
-        reason = problem or "another rank could not write its part"
-        raise SaveFailedError(f"checkpoint of step {progress.step} abandoned: {reason}") from problem
-    return folder / store.folder_name(progress.step)
+        _check_space(folder, snapshot.bytes)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save_file(snapshot.model, draft / "model.safetensors")
+        save_file(snapshot.optimizer, draft / "optimizer.safetensors")
+        for rank, states in enumerate(snapshot.generators):
+            save_file(states, draft / f"rank-{rank}.safetensors")
+        write_durably(draft / "training.json", json.dumps(asdict(progress)).encode())
+        for name, text in snapshot.texts.items():
+            write_durably(draft / name, text.encode())
+        manifest = store.Manifest(
+            step=progress.step,
+            tokens=progress.tokens,
+            loss_nats=progress.loss_nats,
+            world_size=len(snapshot.generators),
+            saved_at=time.time(),
+            torch=torch.__version__,
+            lineage=snapshot.lineage,
+        )
+        return store.publish(draft, manifest)
+    except (OSError, SafetensorError) as e:  # a full disk reaches us as either, depending on who was writing
+        shutil.rmtree(draft, ignore_errors=True)
+        raise SaveFailedError(f"checkpoint of step {progress.step} abandoned: {e}") from e
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Raises OSError when the disk is too full to begin: minutes of writing would end in the same."""
+    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    if free < needed + RESERVED_BYTES:
+        raise OSError(
+            f"it takes {needed / 1e6:,.1f} MB, {folder} has {free / 1e6:,.1f} MB free; free some space"
+        )
 
 
 def load_progress(checkpoint: Path) -> Progress:
@@ -114,6 +117,14 @@ def load_progress(checkpoint: Path) -> Progress:
 def load_tensors(checkpoint: Path, name: str, device: torch.device) -> dict[str, Tensor]:
     """`name`.safetensors of a checkpoint that was verified before."""
     return load_file(checkpoint / f"{name}.safetensors", device=str(device))
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """This rank's random generators, as bytes on the CPU."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
 def restore_generators(checkpoint: Path, ranks: Ranks) -> None:
@@ -144,14 +155,3 @@ def choose_checkpoint(folder: Path, ranks: Ranks) -> tuple[Path | None, list[str
             f"restore one of them, or start a new run"
         )
     return (Path(path) if path else None), refused
-
-
-def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _generator_states(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states

@@ -1,12 +1,13 @@
 """Checkpoints on disk: what counts as one, finding, checking and thinning them out. No torch.
 
     checkpoints/step-00000100/  MANIFEST.json  model.safetensors  optimizer.safetensors  rank-0.safetensors …
-                                training.json  spec.json  tokenizer.json            score.json (added later)
+                                training.json  spec.json  tokenizer.json            score.json, pinned (added later)
 
 A checkpoint is good when its manifest is whole and every file has the size and SHA-256 that the manifest says. It
 appears by the rename of a finished temporary folder and leaves by a rename to a temporary one, so a folder named
 `step-…` that is not good is damage, which is said and never cleaned away. Nothing is written to it again, except
-`score.json`: the evaluation comes after the save, so that an evaluation that fails cannot cost the checkpoint.
+`score.json`: the evaluation comes after the save, so that an evaluation that fails cannot cost the checkpoint; and
+`pinned`, an empty file by which the user keeps it for good.
 """
 
 import json
@@ -25,6 +26,9 @@ from trainer_daemon.contract.rundir import fsync_folder, write_durably, write_js
 
 MANIFEST = "MANIFEST.json"
 SCORE = "score.json"
+PIN = "pinned"
+LEAST_KEPT = 2
+"""However little is asked to be kept: should the newest turn out damaged, there is one before it."""
 FOLDER_PATTERN = re.compile(r"step-(\d{8})")
 
 
@@ -78,6 +82,8 @@ class CheckpointInfo:
     saved_at: float
     best: bool = False
     """Lowest val_bpb among those that have one."""
+    pinned: bool = False
+    """Kept until it is unpinned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,7 @@ def list_checkpoints(folder: Path) -> list[CheckpointInfo]:
             loss_nats=manifest.loss_nats,
             saved_at=manifest.saved_at,
             best=score is not None and score == best,
+            pinned=(path / PIN).exists(),
         )
         for path, manifest, score in found
     ]
@@ -224,9 +231,40 @@ def discard(checkpoint: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def retain(folder: Path, keep_last: int) -> list[int]:
-    """Delete all but the newest `keep_last` and the best; returns the steps removed."""
-    doomed = [info for info in list_checkpoints(folder)[:-keep_last] if not info.best]
+def pin(checkpoint: Path) -> None:
+    """Keep a checkpoint until it is unpinned."""
+    (checkpoint / PIN).touch()
+
+
+def unpin(checkpoint: Path) -> None:
+    """Leave a checkpoint to the rules again."""
+    (checkpoint / PIN).unlink(missing_ok=True)
+
+
+def dispensable(folder: Path, *, keep_last: int, keep_every: int | None) -> list[CheckpointInfo]:
+    """Whole checkpoints that no rule keeps, oldest step first: not among the newest `keep_last` and never among the
+    newest two, not the best, not of a step that `keep_every` divides, not pinned."""
+    whole = [info for info in list_checkpoints(folder) if _has_its_sizes(info.path)]
+    return [
+        info
+        for info in whole[: -max(keep_last, LEAST_KEPT)]
+        if not (info.best or info.pinned or (keep_every and info.step % keep_every == 0))
+    ]
+
+
+def _has_its_sizes(checkpoint: Path) -> bool:
+    """Whether every file is there with its size: what can be known without reading gigabytes."""
+    try:
+        return all(
+            (checkpoint / file.path).stat().st_size == file.bytes for file in read_manifest(checkpoint).files
+        )
+    except (OSError, NotFoundError):
+        return False
+
+
+def retain(folder: Path, *, keep_last: int, keep_every: int | None) -> list[int]:
+    """Delete what no rule keeps; returns the steps removed."""
+    doomed = dispensable(folder, keep_last=keep_last, keep_every=keep_every)
     for info in doomed:
         discard(info.path)
     return [info.step for info in doomed]
