@@ -87,6 +87,7 @@ def plan_for(spec: "RunSpec", on: str | None = None) -> "tuple[TrainingPlan, Har
 def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None = None) -> dict[str, Any]:
     """The fields of `llmctl plan --json`; what cannot be known is None, with the reason under `notes`."""
     from trainer_daemon.contract import estimate
+    from trainer_daemon.contract.hardware import find_peak
 
     plan, hardware, precision = plan_for(spec, on)
     shape, parameters = plan.shape, plan.parameters
@@ -116,7 +117,12 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
         "checkpoints_at_once": estimate.checkpoints_at_once(spec, plan.total_steps),
         "disk_needed_bytes": estimate.disk_needed_bytes(spec, plan, precision),
         "data": {"source": spec.data.source, "tokens_available": None, "epochs": None},
-        "hardware": {"name": hardware.name, "count": hardware.count, "peak_flops": hardware.peak_flops},
+        "hardware": {
+            "name": hardware.name,
+            "count": hardware.count,
+            "peak_flops": hardware.peak_flops,
+            "peak_flops_fp8": listed.fp8 if (listed := find_peak(hardware.name)) else None,
+        },
         "estimated": {
             "tokens_per_second": speed.tokens_per_second,
             "mfu": speed.mfu,
@@ -132,7 +138,7 @@ def _notes(
 ) -> list[str]:
     from trainer_daemon.contract import estimate
     from trainer_daemon.contract.errors import did_you_mean
-    from trainer_daemon.contract.hardware import BF16_PEAK_FLOPS
+    from trainer_daemon.contract.hardware import DEVICE_PEAKS
 
     notes = [
         "data: tokens and epochs are known once the run has tokenized the text; until then they are null",
@@ -148,7 +154,7 @@ def _notes(
     elif hardware.is_cpu:
         notes.append("estimated: a CPU's speed is not in any table; the run measures it in its first steps")
     else:
-        known = [name for name, _ in BF16_PEAK_FLOPS]
+        known = [peak.name for peak in DEVICE_PEAKS]
         notes.append(
             f'estimated: no peak FLOP/s is known for "{hardware.name}"{did_you_mean(hardware.name, known)}; '
             f"known are {', '.join(known)}"
@@ -189,7 +195,8 @@ def plan_table(d: dict[str, Any]) -> str:
         ("hardware", f"{hardware['count']} x {hardware['name']}"),
     ]
     if hardware["peak_flops"]:
-        rows.append(("", f"{hardware['peak_flops'] / 1e12:,.0f} TFLOP/s each in bf16"))
+        fp8 = f", {hardware['peak_flops_fp8'] / 1e12:,.0f} in fp8" if hardware["peak_flops_fp8"] else ""
+        rows.append(("", f"{hardware['peak_flops'] / 1e12:,.0f} TFLOP/s each in bf16{fp8}"))
     if estimated["seconds"] is None:
         rows.append(("estimated", "unknown; see the notes"))
     else:

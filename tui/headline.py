@@ -10,7 +10,7 @@ from tui.chart.palette import Palette
 from tui.feed import LinkState
 from tui.ink import GLYPH_OF_STATE, GREEN, HUE_OF_LEVEL, HUE_OF_STATE, ORANGE, SKY, VERMILION, hue, trough
 from tui.run_state import Note, RunState, Sample
-from tui.wording import UNKNOWN, bar, clock, count, fixed, percent
+from tui.wording import UNKNOWN, bar, clock, count, fixed, percent, size
 
 BAR_WIDTH_MIN, BAR_WIDTH_MAX = 8, 32
 READINGS_WIDTH = 25
@@ -146,6 +146,9 @@ def readings(state: RunState, height: int, ink: Palette) -> list[Text]:
             ("tokens/s", UNKNOWN if s.tokens_per_second is None else compact(s.tokens_per_second)),
             ("MFU", percent(s.mfu)),
             ("step time", UNKNOWN if s.step_seconds is None else _seconds(s.step_seconds)),
+            *_time_split(s.step_parts),
+            ("memory", UNKNOWN if s.memory_bytes is None else size(s.memory_bytes)),
+            ("  at most", UNKNOWN if s.peak_memory_bytes is None else size(s.peak_memory_bytes)),
         ],
         [
             ("rate scale", fixed(s.learning_rate_scale, 3)),
@@ -197,6 +200,14 @@ def strip(state: RunState, page: str, width: int, ink: Palette) -> Text:
 
 def _reading(label: str, value: str, ink: Palette) -> Text:
     return Text.assemble((label, ink.muted), value.rjust(READINGS_WIDTH - len(label)))
+
+
+def _time_split(parts: dict[str, float] | None) -> list[tuple[str, str]]:
+    """Two to a line, the shares of a step: reading rows and computing, waiting for other ranks and optimizing."""
+    if not parts or not (total := sum(parts.values())):
+        return []
+    words = [f"{part} {100 * seconds / total:.0f}%" for part, seconds in parts.items()]
+    return [(f"  {left}", right) for left, right in zip(words[::2], words[1::2], strict=True)]
 
 
 def _seconds(seconds: float) -> str:

@@ -51,6 +51,12 @@ STEP_METRICS = (
     "tokens_per_second",
     "mfu",
     "step_seconds",
+    "data_seconds",
+    "compute_seconds",
+    "wait_seconds",
+    "optimizer_seconds",
+    "memory_bytes",
+    "peak_memory_bytes",
 )
 LOSS_DECAY = 0.98
 NOTES_KEPT = 2000

@@ -89,6 +89,13 @@ def train_step(step: int) -> events.TrainStep:
         tokens_per_second=128.0,
         mfu=None,
         epoch=0.1,
+        learning_rates={"matrix": 0.02},
+        data_seconds=0.01,
+        compute_seconds=0.35,
+        wait_seconds=0.04,
+        optimizer_seconds=0.1,
+        memory_bytes=2_000_000,
+        peak_memory_bytes=3_000_000,
     )
 
 

@@ -53,7 +53,12 @@ def test_d26_on_eight_h100s_is_what_its_table_says(llmctl: Llmctl) -> None:
     assert plan["grad_accum_steps"] * plan["micro_batch_size"] * 2048 * plan["world_size"] == 2**20
     assert plan["total_flops"] == pytest.approx(6.60e19, rel=0.001)
     assert plan["checkpoint_bytes"] == pytest.approx(12.15e9, rel=0.001)
-    assert plan["hardware"] == {"name": "H100", "count": 8, "peak_flops": 989e12}
+    assert plan["hardware"] == {
+        "name": "H100",
+        "count": 8,
+        "peak_flops": 989e12,
+        "peak_flops_fp8": 1979e12,
+    }
     estimated = plan["estimated"]
     assert estimated["seconds"] == pytest.approx(plan["total_tokens"] / estimated["tokens_per_second"])
     assert estimated["cost"] == pytest.approx(8 * 3 * estimated["seconds"] / 3600)
@@ -64,7 +69,7 @@ def test_what_cannot_be_known_is_null_with_a_note(llmctl: Llmctl) -> None:
         "plan", "--on", "2xH1O0", "--price", "3", "--set", "train.micro_batch_size=8", "--json"
     ).json()
     assert plan["estimated"] == {"tokens_per_second": None, "mfu": None, "seconds": None, "cost": None}
-    assert plan["hardware"] == {"name": "H1O0", "count": 2, "peak_flops": None}
+    assert plan["hardware"] == {"name": "H1O0", "count": 2, "peak_flops": None, "peak_flops_fp8": None}
     assert (plan["data"]["tokens_available"], plan["data"]["epochs"]) == (None, None)
     told = "\n".join(plan["notes"])
     assert 'no peak FLOP/s is known for "H1O0"; did you mean "H100"' in told

@@ -33,6 +33,10 @@ STATUS_FIELDS = [
     "eta_seconds",
     "learning_rate_scale",
     "grad_norm",
+    "learning_rates",
+    "step_parts",
+    "memory_bytes",
+    "peak_memory_bytes",
     "last_checkpoint",
     "restarts",
     "error",
@@ -51,6 +55,19 @@ def test_status_json_has_every_promised_field_and_null_for_the_unknown(llmctl: L
     assert (status["name"], status["state"], status["step"]) == ("done", "completed", 3)
     assert (status["loss_nats"], status["val_bpb"], status["pid"]) == (1.0, 1.25, 4711)
     assert (status["mfu"], status["eta_seconds"], status["error"]) == (None, None, None)
+
+
+def test_status_says_where_a_step_s_time_goes_and_how_much_memory_it_takes(llmctl: Llmctl) -> None:
+    completed_run()
+    status = llmctl("status", "done", "--json").json()
+    assert status["step_parts"] == pytest.approx(
+        {"data": 0.01, "compute": 0.35, "wait": 0.04, "optimizer": 0.1}
+    )
+    assert (status["memory_bytes"], status["peak_memory_bytes"]) == (2_000_000, 3_000_000)
+    assert status["learning_rates"] == {"matrix": 0.02}
+    shown = llmctl("status", "done").out
+    assert "0.5 s: data 2%, compute 70%, wait 8%, optimizer 20%" in shown
+    assert "2MB, at most 3MB" in shown
 
 
 def test_status_says_what_is_wrong(llmctl: Llmctl) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.estimate import (
+    JOURNAL_BYTES_PER_STEP,
     Precision,
     checkpoints_at_once,
     disk_needed_bytes,
@@ -105,7 +106,7 @@ def test_disk_holds_the_newest_the_best_and_the_one_being_written(every: str, at
     spec, plan = planned(f"checkpoint.every={every}")
     assert checkpoints_at_once(spec, plan.total_steps) == at_once
     each = weight_bytes(plan.shape, "fp32") + optimizer_bytes(plan.shape, "fp32")
-    assert disk_needed_bytes(spec, plan, "fp32") == at_once * each + 500 * 100
+    assert disk_needed_bytes(spec, plan, "fp32") == at_once * each + JOURNAL_BYTES_PER_STEP * 100
 
 
 @pytest.mark.parametrize(

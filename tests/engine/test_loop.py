@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,11 @@ def test_a_run_reports_its_plan_every_step_and_its_end(home: Path, tmp_path: Pat
     assert last.grad_norm is not None
     assert last.grad_norm > 0
     assert last.epoch == pytest.approx(12 * 8 / plan.train_rows)
+    peaks = asdict(job.plan.learning_rates)
+    assert last.learning_rates == pytest.approx({g: lr * last.learning_rate_scale for g, lr in peaks.items()})
+    parts = [seconds for seconds in last.part_seconds.values() if seconds is not None]
+    assert len(parts) == 4
+    assert sum(parts) <= last.step_seconds
     assert [c.val_bpb is not None for c in store.list_checkpoints(tmp_path)] == [False, False, True]
 
 

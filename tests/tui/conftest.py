@@ -118,6 +118,13 @@ class WrittenRun:
             tokens_per_second=BATCH_TOKENS / seconds,
             mfu=62_914_560 * BATCH_TOKENS / seconds / 4.2e12,
             epoch=share,
+            learning_rates={"matrix": 0.02 * rate, "embedding": 0.3 * rate},
+            data_seconds=0.02 * seconds,
+            compute_seconds=0.71 * seconds,
+            wait_seconds=0.03 * seconds,
+            optimizer_seconds=0.24 * seconds,
+            memory_bytes=2_140_000_000,
+            peak_memory_bytes=3_870_000_000,
         )
 
     def save(self, step: int) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainer_daemon.contract.journal import read_all
+from trainer_daemon.contract.events import TrainStep
+from trainer_daemon.contract.journal import Record, read_all
 from tui import headline
 from tui.chart.palette import DARK
 from tui.run_state import RunState
@@ -79,3 +80,18 @@ def test_the_column_of_readings_leaves_out_whole_groups(runs: Runs) -> None:
         assert len(fewer) <= height
         assert [line.plain for line in fewer] == [line.plain for line in everything[: len(fewer)]]
         assert not fewer or fewer[-1].plain
+
+
+def test_the_column_says_where_a_step_s_time_goes_and_how_much_memory_it_takes(runs: Runs) -> None:
+    words = "\n".join(line.plain for line in headline.readings(folded(runs), 100, DARK))
+    for reading in ("data 2%", "compute 71%", "wait 3%", "optimizer 24%", "2.1 GB", "3.9 GB"):
+        assert reading in words
+
+
+def test_a_journal_of_before_there_was_a_time_split_leaves_it_out() -> None:
+    step = TrainStep(1, 2.0, 0.5, 1.0, 0.25, 100, 400.0, None, 0.1)
+    state = RunState("fox")
+    state.apply([Record("train", 1, 1000.0, 0.0, 1, step.kind(), step)])
+    words = "\n".join(line.plain for line in headline.readings(state, 100, DARK))
+    assert "step time" in words
+    assert "compute" not in words

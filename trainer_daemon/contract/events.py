@@ -208,6 +208,30 @@ class TrainStep(Event):
     """flops_per_token x tokens_per_second / (peak FLOP/s x ranks), a fraction; None where the peak is unknown."""
     epoch: float
     """Rows drawn / rows in the training set."""
+    learning_rates: dict[str, float] | None = None
+    """Learning rate of each parameter group at this step: its peak x learning_rate_scale."""
+    data_seconds: float | None = None
+    """Of step_seconds: reading rows and bringing them to the device; on CUDA as long as the device waited for them."""
+    compute_seconds: float | None = None
+    """Of step_seconds: forward, backward and the gradient's norm, with the averaging of gradients beside the last backward."""
+    wait_seconds: float | None = None
+    """Of step_seconds: the exchange of words with the other ranks, longer when one of them is late, and the copy of a save."""
+    optimizer_seconds: float | None = None
+    """Of step_seconds: the update of the parameters."""
+    memory_bytes: int | None = None
+    """In use after the step on rank 0: by tensors on its device, on a CPU the process's resident memory."""
+    peak_memory_bytes: int | None = None
+    """The most in use on rank 0, by tensors during the step on CUDA; on a CPU resident since the process began."""
+
+    @property
+    def part_seconds(self) -> dict[str, float | None]:
+        """What step_seconds is made of, in the order in which a step does it."""
+        return {
+            "data": self.data_seconds,
+            "compute": self.compute_seconds,
+            "wait": self.wait_seconds,
+            "optimizer": self.optimizer_seconds,
+        }
 
 
 @dataclass(frozen=True, slots=True)

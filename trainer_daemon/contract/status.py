@@ -65,6 +65,12 @@ class RunStatus:
     eta_seconds: float | None = None
     learning_rate_scale: float | None = None
     grad_norm: float | None = None
+    learning_rates: dict[str, float] | None = None
+    step_parts: dict[str, float] | None = None
+    """{data, compute, wait, optimizer}: seconds of each in a step, smoothed as step_seconds is."""
+    memory_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    """The most that any step of the present launch reported."""
     last_checkpoint: dict[str, Any] | None = None
     """{step, path}, path inside the run's `checkpoints/`."""
     attempt: int = 0
@@ -113,6 +119,7 @@ class RunStatus:
                     self.state = STATE_OF_PHASE.get(phase, "running")
             case AttemptStarted() as e:
                 self.world_size, self.device, self.attempt_steps = e.world_size, e.device, 0
+                self.memory_bytes = self.peak_memory_bytes = self.step_parts = None
             case RunPlanned() as e:
                 self.total_steps, self.total_tokens = e.total_steps, e.total_tokens
                 self.bits_per_byte_floor = e.bits_per_byte_floor
@@ -160,19 +167,31 @@ class RunStatus:
         self.step, self.tokens = e.step, e.tokens
         self.loss_nats, self.grad_norm = e.loss_nats, e.grad_norm
         self.mfu, self.tokens_per_second = e.mfu, e.tokens_per_second
-        self.learning_rate_scale = e.learning_rate_scale
+        self.learning_rate_scale, self.learning_rates = e.learning_rate_scale, e.learning_rates
+        self.memory_bytes = e.memory_bytes
+        if e.peak_memory_bytes is not None:
+            self.peak_memory_bytes = max(self.peak_memory_bytes or 0, e.peak_memory_bytes)
         self.attempt_steps += 1
         # the first step of an attempt warms up kernels and caches, and says nothing about the ones to come
-        if self.step_seconds is None or self.attempt_steps <= 2:
-            self.step_seconds = e.step_seconds
-        else:
-            self.step_seconds += (1 - STEP_SECONDS_DECAY) * (e.step_seconds - self.step_seconds)
+        is_first = self.step_seconds is None or self.attempt_steps <= 2
+        self.step_seconds = _smooth(None if is_first else self.step_seconds, e.step_seconds)
+        before = self.step_parts if self.step_parts and not is_first else {}
+        self.step_parts = {
+            part: _smooth(before.get(part), seconds)
+            for part, seconds in e.part_seconds.items()
+            if seconds is not None
+        } or None
         if self.total_steps is not None:
             self.eta_seconds = self.step_seconds * max(0, self.total_steps - e.step)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `state.json` stores them."""
         return asdict(self)
+
+
+def _smooth(mean: float | None, value: float) -> float:
+    """The next value of an exponential mean; without one before, the value itself."""
+    return value if mean is None else mean + (1 - STEP_SECONDS_DECAY) * (value - mean)
 
 
 def load_snapshot(run: RunDir) -> RunStatus:

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import torch
 
-from trainer_daemon.contract.hardware import bf16_peak_flops
+from trainer_daemon.contract.hardware import find_peak
 from trainer_daemon.contract.rundir import write_json
 
 PROBE_SIDE = 1024
@@ -27,8 +27,10 @@ def device_peak(device: torch.device, dtype: torch.dtype, kept: Path) -> tuple[f
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        peak = bf16_peak_flops(name)
-        return peak, f"data sheet of {name}, bf16" if peak else f"{name} is not in the table of peaks"
+        peak = find_peak(name)
+        if peak is None:
+            return None, f"{name} is not in the table of peaks"
+        return peak.bf16, f"{peak.name} in bf16: {peak.source}"
     if device.type == "cpu":
         what = f"{str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
         return _best_cpu_flops(

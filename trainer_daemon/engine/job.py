@@ -7,7 +7,7 @@ the data, the plan, the checkpoint. All ranks build the same job; only the main 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -130,17 +130,16 @@ class Job:
             return self.replica.no_sync()
         return nullcontext()
 
-    def wait_for_device(self) -> None:
-        """Let the clock see the end of the step, not of its launch."""
-        if self.ranks.device.type == "cuda":
-            torch.cuda.synchronize(self.ranks.device)
-
     def mfu(self, step_seconds: float) -> float | None:
         """Model FLOP/s of a step over the peak of all ranks' devices, a fraction; None where the peak is unknown."""
         if self.peak_flops is None:
             return None
         achieved = self.plan.flops_per_token * self.plan.global_batch_tokens / step_seconds
         return achieved / (self.peak_flops * self.ranks.world_size)
+
+    def learning_rates(self, scale: float) -> dict[str, float]:
+        """Each parameter group's rate at this multiplier of the peaks."""
+        return {group: scale * peak for group, peak in asdict(self.plan.learning_rates).items()}
 
     def token_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """(b, T), (b, T) -> (b·T,) nats of each target, without gradients."""

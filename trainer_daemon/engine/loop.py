@@ -3,7 +3,7 @@
 It does not know that it is watched: it is handed a job whose `emit` takes events and whose `commands` gives requests. All ranks turn at the same step boundary, because the wish to turn rides on the reduce that every step makes.
 """
 
-import time
+from dataclasses import asdict
 from math import isfinite
 
 import torch
@@ -12,6 +12,7 @@ from trainer_daemon.contract.events import Finished, Notice, TrainStep
 from trainer_daemon.engine import duties
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.optim import schedule
+from trainer_daemon.engine.step_meter import StepMeter
 
 MAX_SKIPPED_STEPS = 3
 """Steps in a row whose loss or gradient is not finite before the run is given up."""
@@ -22,6 +23,7 @@ def train(job: Job) -> Finished:
     spec, plan, ranks, progress = job.spec, job.plan, job.ranks, job.progress
     skipped_in_a_row = 0
     attention_wanted = False
+    meter = StepMeter(ranks.device)
     job.enter("running")
 
     while True:
@@ -47,35 +49,40 @@ def train(job: Job) -> Finished:
             return last_word
 
         # one optimizer step over the global batch
-        started = time.perf_counter()
+        meter.start()
         loss_sum = torch.zeros((), device=ranks.device)
         for micro_step, (inputs, targets) in enumerate(
             job.batches.micro_batches(progress.samples_seen), start=1
         ):
+            meter.end_of("data")
             with job.sync_gradients(is_last=micro_step == plan.grad_accum_steps):
                 loss = job.replica(inputs, targets) / plan.grad_accum_steps
                 job.gradients.backward(loss)
             loss_sum += loss.detach()  # stays on the device, which works on while the next rows are read
+            meter.end_of("compute")
         grad_norm = job.gradients.finish()
+        meter.end_of("compute")
 
         # the one exchange of a step: the loss over all ranks, whose gradient overflowed, and who wants to turn
         loss_total, overflows, wishes = ranks.sum(
             float(loss_sum), float(not isfinite(grad_norm)), float(job.wants_attention())
         )
         loss_nats, attention_wanted = loss_total / ranks.world_size, wishes > 0
+        meter.end_of("wait")
         learning_rate_scale = schedule.learning_rate_scale(progress.step, plan.total_steps, spec.schedule)
         is_finite = isfinite(loss_nats) and not overflows
         scale_was_lowered = job.gradients.adapt(is_finite=is_finite)
         if is_finite:
             job.saver.wait_for_copy()
+            meter.end_of("wait")
             job.optimizer.step(
                 learning_rate_scale=learning_rate_scale,
                 muon_momentum=schedule.muon_momentum(progress.step, plan.total_steps, spec.schedule),
                 weight_decay_scale=schedule.weight_decay_scale(progress.step, plan.total_steps),
             )
         job.model.zero_grad()
-        job.wait_for_device()
-        step_seconds = time.perf_counter() - started
+        meter.end_of("optimizer")
+        cost = meter.finish()
 
         progress.step += 1
         progress.samples_seen += job.batches.global_rows
@@ -87,11 +94,12 @@ def train(job: Job) -> Finished:
                 loss_nats=loss_nats,
                 grad_norm=grad_norm,
                 learning_rate_scale=learning_rate_scale,
-                step_seconds=step_seconds,
+                learning_rates=job.learning_rates(learning_rate_scale),
                 tokens=progress.tokens,
-                tokens_per_second=plan.global_batch_tokens / step_seconds,
-                mfu=job.mfu(step_seconds),
+                tokens_per_second=plan.global_batch_tokens / cost.step_seconds,
+                mfu=job.mfu(cost.step_seconds),
                 epoch=job.batches.epoch(progress.samples_seen),
+                **asdict(cost),
             )
         )
 

@@ -1,0 +1,83 @@
+"""What a step costs: where its time goes and how much memory it takes, measured without making a GPU wait.
+
+On a CPU the host's clock is read between the parts. On CUDA the host only queues work, so a part's end is an event in
+the stream, and events are read after the wait that ends every step anyway: what is told is the device's time, and a
+part that the device idled through, such as slow reading of rows, is seen as long as it idled. What the host did beside
+a device that was busy cost nothing and is not counted.
+"""
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import torch
+
+from trainer_daemon.engine.memory import forget_peak, memory_use
+
+Part = Literal["data", "compute", "wait", "optimizer"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """The fields of the same names in the event `TrainStep`, where they are defined."""
+
+    step_seconds: float
+    data_seconds: float
+    compute_seconds: float
+    wait_seconds: float
+    optimizer_seconds: float
+    memory_bytes: int | None
+    peak_memory_bytes: int | None
+
+
+class StepMeter:
+    """One step after another: `start`, an `end_of` after each part, `finish`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._is_cuda = device.type == "cuda"
+        self._started = 0.0
+        self._marks: list[tuple[Part | None, float | torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        forget_peak(self._device)
+        self._started = perf_counter()
+        self._marks = [(None, self._now())]
+
+    def end_of(self, part: Part) -> None:
+        """What was done since the last mark was this part of the step; a part may come several times."""
+        self._marks.append((part, self._now()))
+
+    def finish(self) -> StepCost:
+        """Wait for the device, so that the clock sees the end of the step and not of its launch, and add up."""
+        if self._is_cuda:
+            torch.cuda.synchronize(self._device)
+        step_seconds = perf_counter() - self._started
+        parts: dict[Part | None, float] = {"data": 0.0, "compute": 0.0, "wait": 0.0, "optimizer": 0.0}
+        for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
+            parts[part] += _seconds_between(before, after)
+        memory = memory_use(self._device)
+        return StepCost(
+            step_seconds=step_seconds,
+            data_seconds=parts["data"],
+            compute_seconds=parts["compute"],
+            wait_seconds=parts["wait"],
+            optimizer_seconds=parts["optimizer"],
+            memory_bytes=memory.now,
+            peak_memory_bytes=memory.peak,
+        )
+
+    def _now(self) -> float | torch.cuda.Event:
+        if not self._is_cuda:
+            return perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        event.record()
+        return event
+
+
+def _seconds_between(before: float | torch.cuda.Event, after: float | torch.cuda.Event) -> float:
+    if isinstance(before, torch.cuda.Event) and isinstance(after, torch.cuda.Event):
+        return before.elapsed_time(after) / 1000
+    assert isinstance(before, float)
+    assert isinstance(after, float)
+    return after - before
