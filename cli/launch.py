@@ -80,17 +80,14 @@ def check_spec(spec: "RunSpec") -> "RunSpec":
     """
     from cli.machine import check_device
     from trainer_daemon.contract.rundir import home
-    from trainer_daemon.engine.data.sources import check_source, resolve_path
+    from trainer_daemon.engine.data.prepare import check_data, with_absolute_paths
 
     plan_for(spec)
     check_device(spec.runtime)
-    check_source(spec.data, home())
+    check_data(spec.data, spec.tokenizer, home())
     check_disk(spec, home())
-    if spec.data.source == "stories":
-        return spec
     # the daemon works in the run folder, where a relative path would mean something else
-    absolute = resolve_path(spec.data.source, home())
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"source": absolute})})
+    return with_absolute_paths(spec, home())
 
 
 def check_disk(spec: "RunSpec", home: Path) -> None:

@@ -80,8 +80,17 @@ def plan_for(spec: "RunSpec", on: str | None = None) -> "tuple[TrainingPlan, Har
 
     hardware = parse_hardware(on) if on else hardware_here(spec.runtime)
     ranks = world_size(spec.runtime, hardware)
-    plan = training_plan(spec, spec.tokenizer.vocab_size, ranks)
+    plan = training_plan(spec, planned_vocab_size(spec), ranks)
     return plan, hardware, precision_on(hardware, spec.runtime)
+
+
+def planned_vocab_size(spec: "RunSpec") -> int:
+    """Ids of the tokenizer that the spec names, or that it asks to be trained. Raises SpecError when there is none such."""
+    from trainer_daemon.contract.rundir import home
+    from trainer_daemon.contract.vocabulary import named_vocabulary
+
+    named = named_vocabulary(spec.tokenizer, home())
+    return named.size if named else spec.tokenizer.vocab_size
 
 
 def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None = None) -> dict[str, Any]:
@@ -142,7 +151,8 @@ def _notes(
 
     notes = [
         "data: tokens and epochs are known once the run has tokenized the text; until then they are null",
-        f"parameters: for a vocabulary of {spec.tokenizer.vocab_size}; a small text may give fewer ids",
+        f"parameters: for a vocabulary of {plan.shape.vocab_size}"
+        + ("; a small text may give fewer ids" if spec.tokenizer.name == "trained" else ""),
         "memory: exact but for activations, which are what the eager model keeps; torch's own reserve comes on top",
     ]
     if speed.seconds is not None:

@@ -45,13 +45,20 @@ class DataSpec(Section):
     """What is read, and which of it is held out."""
 
     source: str = Field(default="stories", min_length=1)
-    """`stories`: the generated corpus that needs no download; else a file, a folder or a glob of .txt, .jsonl or .parquet,
-    looked up in the working folder and then in $LLMCTL_HOME/data."""
+    """`stories`: the generated corpus that needs no download; else a file, a folder or a glob of text (.txt, .jsonl,
+    .jsonl.gz, .jsonl.zst, .parquet) or of ids (.bin, .h5), or a set that `llmctl data prepare` wrote. Looked up in the
+    working folder and then in $LLMCTL_HOME/data."""
     text_field: str = "text"
     """The field of a .jsonl line or the column of a .parquet file that holds the text."""
-    held_out: Literal["auto", "hundredth", "last_file"] = "auto"
-    """Validation set: every hundredth document, or the last file in sorted order. auto: the last of several .parquet
-    files (nanochat's layout), else the hundredths."""
+    held_out: str = Field(default="auto", min_length=1)
+    """Validation set: `hundredth` (every hundredth document), `last_file` (the last in sorted order), or the file, folder
+    or glob that holds it. auto: the files whose name says val, valid, validation or dev, else the last of several
+    .parquet files (nanochat's layout), else the hundredths."""
+    separator: Literal["before", "after", "none"] | None = None
+    """Side of each document on which a file of ids has its separator; none: nothing divides them. Such a file does not say
+    it, so it has to be given; text needs none."""
+    separator_id: int | None = Field(default=None, ge=0, lt=1 << 32)
+    """The separator in a file of ids; None: that of the tokenizer (50256 for gpt2)."""
     packing: Literal["bos-bestfit", "concat"] = "bos-bestfit"
     """`bos-bestfit`: every row begins at a document's start, the rest of a cropped document is dropped.
     `concat`: documents run on from row to row, nothing is dropped."""
@@ -64,10 +71,16 @@ class DataSpec(Section):
 
 
 class TokenizerSpec(Section):
-    """Byte-level BPE, trained on the run's own text at first use and shared by all runs that ask for the same."""
+    """Byte-level BPE: learned from the run's own text at first use and shared by all runs that ask for the same, or given."""
 
-    vocab_size: int = Field(default=32768, ge=261, le=1 << 20)
-    """Ids asked for, 256 bytes and 5 specials included; a small corpus may run out of merges and return fewer."""
+    name: str = Field(default="trained", min_length=1)
+    """`trained`: learned from the run's text; a published one (gpt2, r50k_base, p50k_base, cl100k_base, o200k_base); or one
+    that `llmctl tokenizer train` stored, by its name or path."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Content hash that the tokenizer must have; None: whatever `name` means."""
+    vocab_size: int = Field(default=32768, ge=265, le=1 << 20)
+    """Ids asked for when it is trained, 256 bytes and 9 specials included; a small corpus may run out of merges and return
+    fewer."""
     train_bytes: int = Field(default=2_000_000_000, ge=1000)
     """At most this much text is used to train the tokenizer."""
 

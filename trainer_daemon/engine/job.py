@@ -39,8 +39,8 @@ from trainer_daemon.engine.checkpoint.files import (
 from trainer_daemon.engine.checkpoint.saver import Saver
 from trainer_daemon.engine.checkpoint.store import Lineage, Manifest, folder_name, read_manifest
 from trainer_daemon.engine.data.batches import Batches
+from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.rows import Rows, open_rows
-from trainer_daemon.engine.data.shards import prepare
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.flops import device_peak
 from trainer_daemon.engine.models.gpt import GPT

@@ -7,10 +7,10 @@ import torch
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
-from trainer_daemon.engine.data import shards
 from trainer_daemon.engine.data.batches import Batches
+from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.rows import ConcatRows, open_rows, plan_best_fit
-from trainer_daemon.engine.data.shards import Prepared, Split, prepare
+from trainer_daemon.engine.data.shards import Prepared, Split, SplitWriter
 
 WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak"]
 
@@ -18,7 +18,8 @@ WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "ma
 @pytest.fixture(params=[100_000_000, 1000], ids=["one shard", "many shards"])
 def prepared(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prepared:
     """1,500 documents of 1 to 60 words, in one shard or in many small ones."""
-    monkeypatch.setattr(shards, "SHARD_TOKENS", request.param)
+    monkeypatch.setattr("trainer_daemon.engine.data.prepare.SHARD_TOKENS", request.param)
+    monkeypatch.setattr("trainer_daemon.engine.data.encode.BATCH_CHARACTERS", 1000)
     rng = np.random.default_rng(0)
     with (tmp_path / "trees.jsonl").open("w") as file:
         for _ in range(1500):
@@ -44,9 +45,10 @@ def test_concat_holds_every_token_once_as_a_target(prepared: Prepared) -> None:
 
 def test_a_concat_row_has_its_last_target_too(tmp_path: Path) -> None:
     for tokens, expected in [(4, 0), (5, 1), (8, 1), (9, 2)]:
-        writer = shards._SplitWriter(tmp_path / str(tokens), "uint16")
-        writer.add(0, np.arange(1, tokens, dtype=np.uint32), tokens - 1)
-        rows = ConcatRows(Split(tmp_path / str(tokens), writer.close(), "uint16"), 4)
+        writer = SplitWriter(tmp_path / str(tokens), "uint16")
+        writer.add(np.arange(tokens, dtype=np.uint16), np.array([tokens]), tokens - 1)
+        writer.close_shard()
+        rows = ConcatRows(Split(tmp_path / str(tokens), writer.meta(), "uint16"), 4)
         assert [rows.row(i).tolist() for i in range(len(rows))] == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]][
             :expected
         ]

@@ -9,22 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.engine.data.conftest import TEST_DATA, needs_test_data
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.spec import DataSpec
-from trainer_daemon.engine.data.sources import (
-    PIECE_CHARACTERS,
-    SPLIT_ABOVE_BYTES,
-    check_source,
-    open_corpus,
-    resolve_path,
-)
+from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
+from trainer_daemon.engine.data.sources import check_source, open_corpus, resolve_path
+from trainer_daemon.engine.data.sources.text import PIECE_CHARACTERS, SPLIT_ABOVE_BYTES
 
-TEST_DATA = Path(
-    os.environ.get("LLMCTL_TEST_DATA") or Path(__file__).resolve().parents[3].parent / "shared" / "data"
-)
-needs_test_data = pytest.mark.skipif(
-    not (TEST_DATA / "fixtures").is_dir(), reason=f"no texts at {TEST_DATA}; set LLMCTL_TEST_DATA"
-)
+TRAINED = TokenizerSpec()
 
 
 def files(path: Path, **fields: Any) -> DataSpec:
@@ -32,8 +23,8 @@ def files(path: Path, **fields: Any) -> DataSpec:
 
 
 def texts(data: DataSpec, *, held_out: bool | None = None) -> list[str]:
-    documents = open_corpus(data, Path("/nowhere")).documents()
-    return [d.text for d in documents if held_out in (None, d.is_held_out)]
+    documents = open_corpus(data, TRAINED, Path("/nowhere")).documents()
+    return [str(d.content) for d in documents if held_out in (None, d.is_held_out)]
 
 
 def jsonl(path: Path, *values: object) -> Path:
@@ -76,7 +67,7 @@ def test_the_last_file_can_be_the_held_out_set(tmp_path: Path) -> None:
     data = files(tmp_path, held_out="last_file")
     assert texts(data, held_out=True) == ["2 a", "2 b"]
     assert texts(data, held_out=False) == ["0 a", "0 b", "1 a", "1 b"]
-    check_source(data, tmp_path)
+    check_source(data, TRAINED, tmp_path)
 
 
 def test_one_long_text_becomes_documents_that_together_are_the_text(tmp_path: Path) -> None:
@@ -118,7 +109,7 @@ def test_half_a_surrogate_pair_in_json_becomes_the_replacement_character(tmp_pat
 def test_progress_runs_up_to_the_total(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", *({"text": "hello"} for _ in range(9)))
     parquet(tmp_path / "b.parquet", ["x", "y", "z"])
-    corpus = open_corpus(files(tmp_path), tmp_path)
+    corpus = open_corpus(files(tmp_path), TRAINED, tmp_path)
     done = [document.done for document in corpus.documents()]
     assert done == sorted(done)
     assert done[-1] == corpus.total
@@ -126,10 +117,10 @@ def test_progress_runs_up_to_the_total(tmp_path: Path) -> None:
 
 def test_the_identity_changes_with_the_files(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"text": "one"}, {"text": "two"})
-    before = open_corpus(files(tmp_path), tmp_path).identity()
-    assert open_corpus(files(tmp_path), tmp_path).identity() == before
+    before = open_corpus(files(tmp_path), TRAINED, tmp_path).identity()
+    assert open_corpus(files(tmp_path), TRAINED, tmp_path).identity() == before
     os.utime(path, ns=(1, 1))
-    assert open_corpus(files(tmp_path), tmp_path).identity() != before
+    assert open_corpus(files(tmp_path), TRAINED, tmp_path).identity() != before
 
 
 def test_a_relative_path_is_looked_up_here_and_then_in_the_home(
@@ -158,11 +149,11 @@ def test_a_glob_may_cross_folders(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused_by_name_before_anything_starts(tmp_path: Path) -> None:
     def refusal(data: DataSpec) -> str:
         with pytest.raises(SpecError) as e:
-            check_source(data, tmp_path / "home")
+            check_source(data, TRAINED, tmp_path / "home")
         return str(e.value)
 
     (tmp_path / "empty").mkdir()
-    assert "has no file; what is read is .txt, .jsonl, .parquet" in refusal(files(tmp_path / "empty"))
+    assert "has no file; what is read is .txt, .jsonl, " in refusal(files(tmp_path / "empty"))
     (tmp_path / "empty" / "a.md").write_text("x")
     assert "has only .md; what is read is .txt" in refusal(files(tmp_path / "empty"))
     assert "nothing at" in refusal(files(tmp_path / "*.txt"))
@@ -196,19 +187,19 @@ def test_what_cannot_be_read_is_refused_by_name_before_anything_starts(tmp_path:
     folder.mkdir()
     (folder / "a.txt").write_text("")
     (folder / "b.txt").write_text("text")
-    assert "every file but the last" in refusal(files(folder, held_out="last_file"))
+    assert "but the held-out one is empty" in refusal(files(folder, held_out="last_file"))
     (folder / "c.txt").write_text("")
-    assert "the last file" in refusal(files(folder, held_out="last_file"))
+    assert f"the held-out file {folder}/c.txt is empty" in refusal(files(folder, held_out="last_file"))
 
 
 def test_checking_a_source_imports_neither_torch_nor_a_tokenizer(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", {"text": "one"}, {"text": "two"})
     code = (
         "import sys; from pathlib import Path\n"
-        "from trainer_daemon.contract.spec import DataSpec\n"
+        "from trainer_daemon.contract.spec import DataSpec, TokenizerSpec\n"
         "from trainer_daemon.engine.data.sources import check_source\n"
-        f"check_source(DataSpec(source={str(tmp_path / 'a.jsonl')!r}), Path('/nowhere'))\n"
-        "check_source(DataSpec(), Path('/nowhere'))\n"
+        f"check_source(DataSpec(source={str(tmp_path / 'a.jsonl')!r}), TokenizerSpec(), Path('/nowhere'))\n"
+        "check_source(DataSpec(), TokenizerSpec(), Path('/nowhere'))\n"
         "print(*sorted({'torch', 'tiktoken', 'rustbpe', 'pyarrow'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
+from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.rows import Rows, open_rows
-from trainer_daemon.engine.data.shards import Prepared, prepare
+from trainer_daemon.engine.data.shards import Prepared
 from trainer_daemon.engine.evals.bpb import BpbResult, bits_per_byte, held_out_sums
 
 T = 32

@@ -1,60 +1,36 @@
-"""Token shards: the one form that training reads, and how any corpus gets there.
+"""Token shards: the one form that training reads.
 
-    HOME/tokenizers/KEY.json     HOME/shards/KEY/{meta.json, train/, held_out/}     each with 000000.bin, 000000.idx, …
+    SET/{meta.json, tokenizer.json, train/, held_out/}     each of the two with 000000.bin, 000000.idx, 000001.bin, …
 
 A .bin is a header of 1,024 bytes and then the ids of whole documents, each after its BOS: llm.c's format, in both its
-widths. An .idx holds where the documents begin. KEY names what decides the ids: the text's origin and the tokenizer's
-settings. A set of shards is written beside its place and renamed, under a lock: it is there whole, or it is not there.
+widths. An .idx holds where the documents begin. `meta.json` says what made them and what they must hash to.
 """
 
-import fcntl
 import json
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer_daemon.contract.errors import RefusedError, SpecError
-from trainer_daemon.contract.hardware import usable_cores
-from trainer_daemon.contract.rundir import fsync_folder, write_json
-from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
-from trainer_daemon.engine.data.sources import Corpus, Document, open_corpus
-from trainer_daemon.engine.data.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
-
-Progress: TypeAlias = Callable[[str, int, int | None, str], None]
-"""(what, done, total, unit), as in the event PrepareProgress."""
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.rundir import fsync_folder
+from trainer_daemon.engine.data.sources.token_files import HEADER_BYTES, HEADER_INTS, HEADERS
+from trainer_daemon.engine.data.tokenizer import Tokenizer
 
 TokenArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """uint16, or uint32 for a vocabulary over 65,536."""
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of every key: counts up when the same text would give other shards."""
+SPLITS = ("train", "held_out")
+META_FILE, TOKENIZER_FILE = "meta.json", "tokenizer.json"
 
-HEADER_INTS = 256
-HEADER_BYTES = 4 * HEADER_INTS
-HEADERS: dict[str, tuple[int, int]] = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
-"""dtype -> (magic, version), as llm.c writes them; the third number is the count of tokens."""
-
-SHARD_TOKENS = 100_000_000
-"""A shard is closed at the first document that reaches this."""
 HASHED_BYTES = 256 * 2**20
 """A set up to this size is hashed whenever it is opened, which takes under a second; a larger one is measured."""
-BATCH_CHARACTERS = 4 * 2**20
-"""Text that is tokenized at a time."""
-KEPT_CHARACTERS = 64 * 2**20
-"""A corpus up to this size is read once and kept between the tokenizer's training and the writing of its ids."""
-MAX_THREADS = 16
-"""That tokenize; beyond these the interpreter, which hands out the documents, is the limit."""
-REPORT_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +100,7 @@ class Split:
 class Prepared:
     """A corpus, ready to be read as rows."""
 
+    folder: Path
     tokenizer: Tokenizer
     train: Split
     held_out: Split
@@ -133,242 +110,123 @@ class Prepared:
     """Entropy of the held-out documents in bits per byte, where it is known."""
 
 
-def prepare(data: DataSpec, tokenizer: TokenizerSpec, home: Path, progress: Progress) -> Prepared:
-    """The spec's text as token shards: those under `home` if they are whole, else made now.
-
-    A second process that wants the same waits for the first. Raises SpecError for text that cannot be read or is too
-    little, RefusedError when the shards cannot be written.
-    """
-    corpus = open_corpus(data, home)
-    key = _key(corpus, tokenizer)
-    tokenizer_file, place = home / "tokenizers" / f"{key}.json", home / "shards" / key
-    # without the lock: what is there is whole, and a cache that may only be read will do
-    if ready := _open(place, tokenizer_file):
-        return ready
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What `meta.json` says. Raises SpecError when the folder is not a set of this version."""
+    path = folder / META_FILE
     try:
-        for folder in tokenizer_file.parent, place.parent:
-            folder.mkdir(parents=True, exist_ok=True)
-        with _locked(place.with_name(f"{key}.lock"), progress):
-            ready = _open(place, tokenizer_file)
-            if ready is None:
-                _make(corpus, tokenizer, place, tokenizer_file, _paced(progress))
-                ready = _open(place, tokenizer_file)
+        meta: dict[str, Any] = json.loads(path.read_bytes())
+        if meta["layout"] != LAYOUT:
+            raise SpecError(
+                f"{folder} was prepared by another version (layout {meta['layout']}, not {LAYOUT}): prepare it again"
+            )
     except OSError as e:
-        raise RefusedError(
-            f"cannot write the token shards into {home}: {e.strerror or e}; free space or set LLMCTL_HOME"
-        ) from e
-    assert ready is not None, f"{place} was written and cannot be read"
-    return ready
+        raise SpecError(f"{folder} is not a prepared set: cannot read {path}: {e.strerror}") from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise SpecError(f"{folder} is not a prepared set: {path} is damaged ({e!r})") from e
+    return meta
 
 
-def _key(corpus: Corpus, tokenizer: TokenizerSpec) -> str:
-    decides = {
-        "layout": LAYOUT,
-        "corpus": corpus.identity(),
-        "tokenizer": tokenizer.model_dump(mode="json"),
-        "pattern": SPLIT_PATTERN,
-        "special": SPECIAL_TOKENS,
-    }
-    return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock; the kernel takes it back from a process that dies, so the wait ends with its holder."""
-    with path.open("ab") as file:
-        begun = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                waited = int(time.monotonic() - begun)
-                progress("waiting for another run that prepares this text", waited, None, "seconds")
-                time.sleep(REPORT_SECONDS)
-        yield
-
-
-def _open(place: Path, tokenizer_file: Path) -> Prepared | None:
-    """What is there, or None where it is missing, of another tokenizer, or damaged."""
+def open_set(folder: Path) -> Prepared:
+    """A set that is whole. Raises SpecError naming the file that is not."""
+    meta = read_meta(folder)
+    tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
+    if tokenizer.content_hash != meta.get("tokenizer"):
+        raise SpecError(
+            f"{folder / TOKENIZER_FILE} is not the tokenizer that the shards beside it were made with"
+        )
     try:
-        meta = json.loads((place / "meta.json").read_bytes())
-        tokenizer = Tokenizer.load(tokenizer_file)
-        if tokenizer.content_hash != meta["tokenizer"]:
-            return None
-        splits: list[Split] = []
-        for name in ("train", "held_out"):
-            stored = meta["splits"][name]
-            shards = tuple(ShardFile(**shard) for shard in stored["shards"])
-            split = SplitMeta(**{**stored, "shards": shards})
-            if not all(_is_whole(place / name, shard, meta["dtype"], split) for shard in shards):
-                return None
-            splits.append(Split(place / name, split, meta["dtype"]))
-    except (OSError, ValueError, KeyError, TypeError, SpecError):
-        return None  # it is made anew
-    return Prepared(tokenizer, splits[0], splits[1], meta["fingerprint"], meta["bits_per_byte_floor"])
+        train, held_out = (_open_split(folder / name, meta["splits"][name], meta["dtype"]) for name in SPLITS)
+        return Prepared(folder, tokenizer, train, held_out, meta["fingerprint"], meta["bits_per_byte_floor"])
+    except (KeyError, TypeError) as e:
+        raise SpecError(f"{folder} is not a prepared set: {META_FILE} is damaged ({e!r})") from e
+    except OSError as e:
+        raise SpecError(f"{folder} is not a whole set: cannot read {e.filename}: {e.strerror}") from e
 
 
-def _is_whole(folder: Path, shard: ShardFile, dtype: str, split: SplitMeta) -> bool:
+def _open_split(folder: Path, stored: dict[str, Any], dtype: str) -> Split:
+    meta = SplitMeta(**{**stored, "shards": tuple(ShardFile(**shard) for shard in stored["shards"])})
+    names = [shard.name for shard in meta.shards]
+    if len(set(names)) != len(names):
+        raise SpecError(f"{folder.parent / META_FILE} names a shard twice: {', '.join(names)}")
+    is_hashed = np.dtype(dtype).itemsize * meta.tokens <= HASHED_BYTES
+    for shard in meta.shards:
+        check_shard(folder, shard, dtype, is_hashed=is_hashed)
+    return Split(folder, meta, dtype)
+
+
+def check_shard(folder: Path, shard: ShardFile, dtype: str, *, is_hashed: bool) -> None:
+    """Raises SpecError naming the file that is cut, grown or, where it is hashed, changed. Raises OSError."""
     tokens_file, index_file = folder / f"{shard.name}.bin", folder / f"{shard.name}.idx"
-    with tokens_file.open("rb") as file:
-        # a file too short for its header cannot be mapped, which `_open` sees
-        if file.read(HEADER_BYTES) != _header(dtype, shard.tokens):
-            return False
-        if index_file.stat().st_size != 8 * (shard.documents + 1):
-            return False
-        if np.dtype(dtype).itemsize * split.tokens > HASHED_BYTES:
-            return True
-        return sha256(file.read() + index_file.read_bytes()).hexdigest() == shard.sha256
-
-
-def _make(
-    corpus: Corpus,
-    spec: TokenizerSpec,
-    place: Path,
-    tokenizer_file: Path,
-    progress: Progress,
-) -> None:
-    try:
-        tokenizer, documents = Tokenizer.load(tokenizer_file), corpus.documents()
-    except SpecError:  # not trained yet, or damaged
-        tokenizer, documents = _train_tokenizer(corpus, spec, progress)
-        tokenizer.save(tokenizer_file)
-    draft = place.with_name(f".{place.name}.partial")
-    for leftover in draft, place:
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        _write_shards(corpus, tokenizer, documents, draft, progress)
-        draft.rename(place)
-        fsync_folder(place.parent)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-
-
-def _train_tokenizer(
-    corpus: Corpus, spec: TokenizerSpec, progress: Progress
-) -> tuple[Tokenizer, Iterator[Document]]:
-    """Train on the first `train_bytes` of the training text; also gives the corpus's documents, from the first one on."""
-    source = corpus.documents()
-    kept: list[Document] = []
-    kept_characters = 0
-    total = min(spec.train_bytes, corpus.total) if corpus.unit == "bytes" else None
-
-    def texts() -> Iterator[str]:
-        nonlocal kept_characters
-        read_bytes = 0
-        for document in source:
-            kept_characters += len(document.text)
-            if kept_characters <= KEPT_CHARACTERS:
-                kept.append(document)
-            if not document.is_held_out:
-                yield document.text
-                read_bytes += len(document.text.encode())
-            progress("reading text for the tokenizer", read_bytes, total, "bytes")
-            if read_bytes >= spec.train_bytes:
-                break
-        if read_bytes == 0:
-            raise SpecError(corpus.lack(train=0, held_out=len(kept)))
-        progress("training the tokenizer", 0, 1, "tokenizer")
-
-    tokenizer = Tokenizer.train(texts(), spec.vocab_size)
-    progress("training the tokenizer", 1, 1, "tokenizer")
-    whole = kept_characters <= KEPT_CHARACTERS
-    return tokenizer, chain(kept, source) if whole else corpus.documents()
-
-
-def _write_shards(
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    documents: Iterator[Document],
-    folder: Path,
-    progress: Progress,
-) -> None:
-    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    threads = min(MAX_THREADS, usable_cores())
-    writers = {name: _SplitWriter(folder / name, dtype) for name in ("train", "held_out")}
-    try:
-        for batch in _batches(documents):
-            texts = [document.text for document in batch]
-            for document, ids in zip(batch, tokenizer.encode_batch(texts, threads), strict=True):
-                writer = writers["held_out" if document.is_held_out else "train"]
-                writer.add(tokenizer.bos_id, ids, len(document.text.encode()))
-            progress("writing tokens", batch[-1].done, corpus.total, corpus.unit)
-        splits = {name: writer.close() for name, writer in writers.items()}
-    finally:
-        for writer in writers.values():
-            writer.abandon()
-    if not (splits["train"].documents and splits["held_out"].documents):
-        raise SpecError(corpus.lack(train=splits["train"].documents, held_out=splits["held_out"].documents))
-    hashes = [tokenizer.content_hash] + [
-        f"{name} {s.sha256}" for name, split in splits.items() for s in split.shards
-    ]
-    meta: dict[str, Any] = {
-        "layout": LAYOUT,
-        "fingerprint": sha256("\n".join(hashes).encode()).hexdigest()[:16],
-        "tokenizer": tokenizer.content_hash,
-        "vocab_size": tokenizer.vocab_size,
-        "dtype": dtype,
-        "separator": {"id": tokenizer.bos_id, "side": "before"},
-        "corpus": corpus.identity(),
-        "bits_per_byte_floor": corpus.bits_per_byte_floor(),
-        "splits": {name: asdict(split) for name, split in splits.items()},
+    expected = {
+        tokens_file: HEADER_BYTES + np.dtype(dtype).itemsize * shard.tokens,
+        index_file: 8 * (shard.documents + 1),
     }
-    write_json(folder / "meta.json", meta)
+    for file, size in expected.items():
+        if (found := file.stat().st_size) != size:
+            raise SpecError(f"{file} is damaged: it has {found:,} bytes and should have {size:,}")
+    with tokens_file.open("rb") as tokens:
+        if tokens.read(HEADER_BYTES) != header(dtype, shard.tokens):
+            raise SpecError(
+                f"{tokens_file} is damaged: its header is not that of {shard.tokens:,} ids in {dtype}"
+            )
+        if is_hashed and sha256(tokens.read() + index_file.read_bytes()).hexdigest() != shard.sha256:
+            raise SpecError(f"{tokens_file} or its .idx is damaged: the hash is not the one in {META_FILE}")
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+class SplitWriter:
+    """Writes one set's shards, one after the other; goes on behind those that are there already."""
 
-
-class _SplitWriter:
-    """Writes one set's shards, one after the other."""
-
-    def __init__(self, folder: Path, dtype: str) -> None:
-        folder.mkdir(parents=True)
+    def __init__(
+        self, folder: Path, dtype: str, finished: tuple[ShardFile, ...] = (), text_bytes: int = 0
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.dtype = np.dtype(dtype)
-        self.shards: list[ShardFile] = []
-        self.text_bytes = 0
+        self.shards = list(finished)
+        self.text_bytes = text_bytes
+        self.open_tokens = 0
+        """In the shard that is not closed yet."""
         self._file: BinaryIO | None = None
         self._hash = sha256()
-        self._starts: list[int] = []
-        self._tokens = 0
+        self._starts: list[npt.NDArray[np.int64]] = []
 
-    def add(self, bos_id: int, ids: npt.NDArray[np.uint32], text_bytes: int) -> None:
-        """One document, whole, into the open shard."""
+    def add(self, tokens: TokenArray, lengths: npt.NDArray[np.int64], text_bytes: int) -> None:
+        """Whole documents, each behind its BOS and `lengths` long, into the open shard."""
+        if len(lengths) == 0:
+            return
         if self._file is None:
             self._file = (self.folder / f"{len(self.shards):06d}.bin").open("wb", buffering=1 << 20)
             self._file.write(bytes(HEADER_BYTES))
-        tokens = np.empty(len(ids) + 1, self.dtype)
-        tokens[0], tokens[1:] = bos_id, ids
-        payload = tokens.tobytes()
+        payload = tokens.astype(self.dtype, copy=False).tobytes()
         self._file.write(payload)
         self._hash.update(payload)
-        self._starts.append(self._tokens)
-        self._tokens += len(tokens)
+        ends = np.cumsum(lengths)
+        self._starts.append(self.open_tokens + ends - lengths)
+        self.open_tokens += int(ends[-1])
         self.text_bytes += text_bytes
-        if self._tokens >= SHARD_TOKENS:
-            self._close_shard()
 
-    def close(self) -> SplitMeta:
-        """Everything is on the disk when this returns."""
-        if self._file is not None:
-            self._close_shard()
+    def close_shard(self) -> None:
+        """Everything that was added is a shard on the disk when this returns."""
+        if self._file is None:
+            return
+        name = f"{len(self.shards):06d}"
+        starts = np.concatenate([*self._starts, np.array([self.open_tokens])])
+        index = starts.astype("<u8").tobytes()
+        self._hash.update(index)
+        self._file.seek(0)
+        self._file.write(header(self.dtype.name, self.open_tokens))
+        with self._file, (self.folder / f"{name}.idx").open("wb") as index_file:
+            index_file.write(index)
+            for file in self._file, index_file:
+                file.flush()
+                os.fsync(file.fileno())
         fsync_folder(self.folder)
-        tokens, documents = (
-            sum(shard.tokens for shard in self.shards),
-            sum(s.documents for s in self.shards),
-        )
+        self.shards.append(ShardFile(name, self.open_tokens, len(starts) - 1, self._hash.hexdigest()))
+        self._file, self._hash, self._starts, self.open_tokens = None, sha256(), [], 0
+
+    def meta(self) -> SplitMeta:
+        """Of the shards that are closed."""
+        tokens, documents = sum(s.tokens for s in self.shards), sum(s.documents for s in self.shards)
         return SplitMeta(tokens, documents, self.text_bytes, tuple(self.shards))
 
     def abandon(self) -> None:
@@ -376,37 +234,27 @@ class _SplitWriter:
         if self._file is not None:
             self._file.close()
 
-    def _close_shard(self) -> None:
-        assert self._file is not None
-        name = f"{len(self.shards):06d}"
-        index = np.array([*self._starts, self._tokens], np.uint64).tobytes()
-        self._hash.update(index)
-        self._file.seek(0)
-        self._file.write(_header(self.dtype.name, self._tokens))
-        with self._file, (self.folder / f"{name}.idx").open("wb") as index_file:
-            index_file.write(index)
-            for file in self._file, index_file:
-                file.flush()
-                os.fsync(file.fileno())
-        self.shards.append(ShardFile(name, self._tokens, len(self._starts), self._hash.hexdigest()))
-        self._file, self._hash, self._starts, self._tokens = None, sha256(), [], 0
+
+def fingerprint_of(tokenizer: Tokenizer, splits: dict[str, SplitMeta]) -> str:
+    """16 hex digits of what the ids are."""
+    hashes = [tokenizer.content_hash] + [
+        f"{name} {s.sha256}" for name, split in splits.items() for s in split.shards
+    ]
+    return sha256("\n".join(hashes).encode()).hexdigest()[:16]
 
 
-def _header(dtype: str, tokens: int) -> bytes:
-    header = np.zeros(HEADER_INTS, "<i4")
-    header[:3] = (*HEADERS[dtype], tokens)
-    return header.tobytes()
+def splits_as_json(splits: dict[str, SplitMeta]) -> dict[str, Any]:
+    """As `meta.json` has them."""
+    return {name: asdict(split) for name, split in splits.items()}
 
 
-def _paced(progress: Progress) -> Progress:
-    """The same, at most once in REPORT_SECONDS for the same thing, and always its beginning and its end."""
-    last_what, last_time = "", 0.0
+def token_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:
+    """The narrowest that holds every id."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
-    def report(what: str, done: int, total: int | None, unit: str) -> None:
-        nonlocal last_what, last_time
-        now = time.monotonic()
-        if what != last_what or done == total or now - last_time >= REPORT_SECONDS:
-            last_what, last_time = what, now
-            progress(what, done, total, unit)
 
-    return report
+def header(dtype: str, tokens: int) -> bytes:
+    """The first 1,024 bytes of a shard."""
+    numbers = np.zeros(HEADER_INTS, "<i4")
+    numbers[:3] = (*HEADERS[dtype], tokens)
+    return numbers.tobytes()

@@ -2,14 +2,13 @@
 
 rustbpe learns the merges, tiktoken applies them; both are imported when first needed, so a machine that only reads
 token shards needs neither. A tokenizer is stored as JSON and named by the SHA-256 of that JSON, never as a pickle. The
-special tokens stand at the end of the vocabulary, and no text ever encodes to them.
+special tokens of a trained one stand at the end of the vocabulary, and no text ever encodes to them.
 """
 
 import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import write_durably
+from trainer_daemon.contract.vocabulary import BOS, END_OF_TEXT, separator_of
 
 if TYPE_CHECKING:
     import tiktoken
@@ -34,9 +34,11 @@ SPLIT_PATTERN = (
 """Merges never cross these pieces. GPT-4's pattern, but numbers go in groups of two digits at most: three cost a small
 vocabulary a thousand ids."""
 
-BOS = "<|bos|>"
-SPECIAL_TOKENS = (BOS, "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>")
-"""In id order. The four of a conversation are there from the start, because a vocabulary cannot grow after pretraining."""
+SPECIAL_TOKENS = (
+    BOS,
+    *(f"<|{who}_{end}|>" for who in ("user", "assistant", "python", "output") for end in ("start", "end")),
+)
+"""In id order. Those of a conversation are there from the start, because a vocabulary cannot grow after pretraining."""
 
 MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 
@@ -50,15 +52,16 @@ TokenIds = npt.NDArray[np.uint32]
 
 
 class Tokenizer:
-    """A vocabulary and its ids: first the tokens learned, then the special ones."""
+    """A vocabulary and its ids: the tokens learned, and the special ones behind them or, in p50k_base, in a gap."""
 
     def __init__(self, tokens: Sequence[bytes], special: dict[str, int], pattern: str) -> None:
         self.tokens = list(tokens)
-        """Raw bytes of each ordinary token, in id order, which is also the order of the merges."""
+        """Raw bytes of each ordinary token, in id order, which is also the order of the merges; b"" in a gap."""
         self.special = dict(special)
         self.pattern = pattern
-        self.bos_id = self.special[BOS]
-        self.vocab_size = len(self.tokens) + len(self.special)
+        self.bos_id = separator_of(self.special)
+        """The special that opens every document: <|bos|>, or <|endoftext|> in published vocabularies."""
+        self.vocab_size = max(len(self.tokens), *(i + 1 for i in self.special.values()))
         self._encoding: tiktoken.Encoding | None = None
 
     @classmethod
@@ -95,10 +98,12 @@ class Tokenizer:
             raise SpecError(f"cannot read the tokenizer {path}: {e.strerror}") from e
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             raise SpecError(f"{path} is not a tokenizer of this version: {e!r}") from e
-        if len(set(tokens)) != len(tokens) or not {bytes([b]) for b in range(256)} <= set(tokens):
+        used = [token for token in tokens if token]
+        if len(set(used)) != len(used) or not {bytes([b]) for b in range(256)} <= set(used):
             _refuse(path, "its tokens repeat or do not hold all 256 bytes")
-        if BOS not in special or sorted(special.values()) != [len(tokens) + i for i in range(len(special))]:
-            _refuse(path, f"its special tokens lack {BOS} or do not follow the others")
+        taken = {i for i, token in enumerate(tokens) if token}
+        if not {BOS, END_OF_TEXT} & set(special) or taken & set(special.values()):
+            _refuse(path, f"its special tokens lack {BOS} or have ids of others")
         return cls(tokens, special, pattern)
 
     def save(self, path: Path) -> None:
@@ -125,17 +130,9 @@ class Tokenizer:
         """The ids of the text, which never hold a special one. Raises SpecError where tiktoken is missing."""
         return [int(token_id) for token_id in self._encode(self._tiktoken(), text)]
 
-    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[TokenIds]:
-        """`encode` of each text, as arrays; tiktoken lets go of the interpreter, so threads do help."""
-        encoding = self._tiktoken()
-        if threads == 1:
-            return [self._encode(encoding, text) for text in texts]
-        # handing over single documents costs more than encoding them: 1.1 s against 0.3 s for 16,000 of 500 bytes
-        size = -(-len(texts) // (4 * threads)) or 1
-        parts = [texts[i : i + size] for i in range(0, len(texts), size)]
-        with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
-            done = pool.map(lambda part: [self._encode(encoding, text) for text in part], parts)
-            return [ids for part in done for ids in part]
+    def encode_array(self, text: str) -> TokenIds:
+        """`encode` as an array: without a Python integer for every id, and without the interpreter while it works."""
+        return self._encode(self._tiktoken(), text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids. Specials say nothing; bytes that are no UTF-8, such as a cut letter, become U+FFFD.
@@ -145,20 +142,20 @@ class Tokenizer:
         return b"".join(map(self.decode_bytes, ids)).decode("utf-8", "replace")
 
     def decode_bytes(self, token_id: int) -> bytes:
-        """The raw bytes of one id, b"" for a special. Raises IndexError for an id that the vocabulary does not have."""
+        """The raw bytes of one id, b"" for a special or unused one. Raises IndexError for an id that the vocabulary does not have."""
         if not 0 <= token_id < self.vocab_size:
             raise IndexError(f"token id {token_id} is outside the vocabulary of {self.vocab_size}")
         return self.tokens[token_id] if token_id < len(self.tokens) else b""
 
     def token_byte_lengths(self) -> npt.NDArray[np.int32]:
-        """(V,): the number of raw bytes of each id, 0 for specials. What val_bpb divides by."""
+        """(V,): the number of raw bytes of each id, 0 for specials and unused ones. What val_bpb divides by."""
         lengths = np.zeros(self.vocab_size, np.int32)
         lengths[: len(self.tokens)] = [len(token) for token in self.tokens]
         return lengths
 
     def _tiktoken(self) -> "tiktoken.Encoding":
         if self._encoding is None:
-            ranks = {token: i for i, token in enumerate(self.tokens)}
+            ranks = {token: i for i, token in enumerate(self.tokens) if token}
             self._encoding = _import("tiktoken").Encoding(
                 FORMAT, pat_str=self.pattern, mergeable_ranks=ranks, special_tokens=self.special
             )
