@@ -1,9 +1,12 @@
-"""`checkpoints` and `verify`: what is on disk, and whether it is still what was written."""
+"""`checkpoints verify pin unpin prune`: what is on disk, whether it is still what was written, and what is to stay."""
 
+import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cli.printing import clock, number, out, out_json, size, table
+import typer
+
+from cli.printing import clock, number, out, out_json, say, size, table
 from cli.references import CheckpointArgument, JsonOption, RunArgument, find_checkpoint, split_reference
 
 if TYPE_CHECKING:
@@ -20,7 +23,12 @@ def checkpoints(run: RunArgument, json: JsonOption = False) -> None:
     infos = list_checkpoints(find_run(run).checkpoints)
     if json:
         out_json([checkpoint_json(info) for info in infos])
-        return
+    else:
+        out(checkpoint_table(infos))
+
+
+def checkpoint_table(infos: "list[CheckpointInfo]") -> str:
+    """A line for each, the oldest first."""
     rows = [
         (
             str(info.step),
@@ -28,11 +36,11 @@ def checkpoints(run: RunArgument, json: JsonOption = False) -> None:
             number(info.val_bpb, 4),
             number(info.loss_nats, 4),
             clock(info.saved_at),
-            "best" if info.best else "",
+            " ".join(["best"] * info.best + ["pinned"] * info.pinned),
         )
         for info in infos
     ]
-    out(table(("STEP", "SIZE", "VAL_BPB", "LOSS", "SAVED", ""), rows, left=0))
+    return table(("STEP", "SIZE", "VAL_BPB", "LOSS", "SAVED", ""), rows, left=0)
 
 
 def checkpoint_json(info: "CheckpointInfo") -> dict[str, Any]:
@@ -86,3 +94,65 @@ def check_folder(folder: "Path") -> "list[FileCheck]":
             FileCheck(f"{folder.name}/{MANIFEST}", ok=False, expected="a readable manifest", actual=str(e))
         ]
     return [replace(check, path=f"{folder.name}/{check.path}") for check in checks]
+
+
+def pin(checkpoint: CheckpointArgument) -> None:
+    """Keep a checkpoint until it is unpinned, whatever the rules say."""
+    from trainer_daemon.engine.checkpoint import store
+
+    _, info = find_checkpoint(checkpoint)
+    store.pin(info.path)
+    out(f"step {info.step} is pinned: {info.path}")
+
+
+def unpin(checkpoint: CheckpointArgument) -> None:
+    """Leave a pinned checkpoint to the rules again."""
+    from trainer_daemon.engine.checkpoint import store
+
+    _, info = find_checkpoint(checkpoint)
+    store.unpin(info.path)
+    out(f"step {info.step} is not pinned")
+
+
+def prune(
+    run: RunArgument,
+    keep_last: Annotated[
+        int, typer.Option("--keep-last", metavar="N", min=2, help="How many of the newest to keep.")
+    ] = 2,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete checkpoints, after showing which.
+
+    The newest stay, the best, the pinned, those of every checkpoint.keep_every-th step, and whatever is damaged.
+    """
+    from contextlib import suppress
+
+    from trainer_daemon.contract.errors import RefusedError
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.settings import present_spec
+    from trainer_daemon.engine.checkpoint import store
+
+    found = find_run(run)
+    rules = present_spec(found).checkpoint
+    newest_good = store.good_checkpoints(found.checkpoints, at_most=store.LEAST_KEPT)
+    doomed = [
+        info
+        for info in store.dispensable(found.checkpoints, keep_last=keep_last, keep_every=rules.keep_every)
+        if info.path not in newest_good
+    ]
+    if not doomed:
+        say(f"{found.name} has no checkpoint to delete")
+        return
+    out(checkpoint_table(doomed))
+    freed = size(sum(info.bytes for info in doomed))
+    question = f"delete these {len(doomed)} of {found.name}, {freed}?"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RefusedError(f"{question} Say so with --yes")
+        say(f"{question} [y/N]")
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            raise RefusedError(f"{found.name} was left alone")
+    for info in doomed:
+        with suppress(FileNotFoundError):  # a run that is training thins them out, too
+            store.discard(info.path)
+    say(f"{freed} are free again")

@@ -1,7 +1,7 @@
-"""`pause resume stop kill save eval`: asking a live run, and waiting until it says that it was done."""
+"""`pause resume stop kill save eval set`: asking a live run, and waiting until it says that it was done."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +39,26 @@ def evaluate(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
     status = _tell_done(run, "evaluate", timeout)
     if status.val_bpb is not None:
         out(f"val_bpb {status.val_bpb:.6f}")
+
+
+def set_value(
+    run: RunArgument,
+    change: Annotated[str, typer.Argument(metavar="KEY=VALUE", help="For example eval.every=500.")],
+    timeout: TimeoutOption = DONE_SECONDS,
+) -> None:
+    """Change a value while the run trains, from the next step boundary on.
+
+    These change: checkpoint.every, checkpoint.keep_last, checkpoint.keep_every, eval.every, sample.every,
+    schedule.learning_rate_factor. The change is journalled and holds for later attempts.
+    """
+    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.settings import changed_spec, present_spec
+    from trainer_daemon.contract.spec import parse_override
+
+    parts, value = parse_override(change)
+    key = ".".join(parts)
+    changed_spec(present_spec(find_run(run)), key, value)  # a typo is refused whether the run lives or not
+    _tell_done(run, "set", timeout, {"key": key, "value": value})
 
 
 def resume(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
@@ -146,7 +166,9 @@ def _end_processes(run: "RunDir", supervisor_pid: int | None) -> None:
     kill_unheard_run(run, supervisor_pid)
 
 
-def _tell_done(reference: str, name: str, timeout: float) -> "RunStatus":
+def _tell_done(
+    reference: str, name: str, timeout: float, arguments: dict[str, Any] | None = None
+) -> "RunStatus":
     """Send a command, wait for its `CommandDone`, say what it said. Returns the run's status by then."""
     from trainer_daemon.contract.errors import RefusedError
     from trainer_daemon.contract.rundir import find_run
@@ -156,20 +178,22 @@ def _tell_done(reference: str, name: str, timeout: float) -> "RunStatus":
     found = find_run(reference)
     status = observe(found)
     _check_is_live(found, status)
-    done = _send_and_wait(found, status, name, timeout)
+    done = _send_and_wait(found, status, name, timeout, arguments)
     if not done.ok:
         raise RefusedError(f"{found.name}: {done.message}")
     out(printable(f"{found.name} {done.message}"))
     return status
 
 
-def _send_and_wait(run: "RunDir", status: "RunStatus", name: str, timeout: float) -> "CommandDone":
+def _send_and_wait(
+    run: "RunDir", status: "RunStatus", name: str, timeout: float, arguments: dict[str, Any] | None
+) -> "CommandDone":
     """Raises what the supervisor refuses with, RunFailedError when the run ends first, WaitTimeoutError."""
     from cli.following import check_outcome, follow, outcome
     from trainer_daemon.contract.errors import RefusedError
     from trainer_daemon.link.client import send_command
 
-    request_id = send_command(run, name)
+    request_id = send_command(run, name, arguments)
     for record in follow(run, status, until=time.monotonic() + timeout):
         if done := _answer_to(request_id, record):
             return done

@@ -3,7 +3,7 @@
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,8 +107,11 @@ def check_disk(spec: "RunSpec", home: Path) -> None:
         )
 
 
-def start(spec: "RunSpec", name: str | None, *, default_name: str) -> "ReadyReport":
-    """Start a daemon for a new run; a name of our own choosing gets -2, -3, … where it is taken.
+def start(
+    spec: "RunSpec", name: str | None, *, default_name: str, origin: dict[str, Any] | None = None
+) -> "ReadyReport":
+    """Start a daemon for a new run; a name of our own choosing gets -2, -3, … where it is taken. `origin`: the fields of
+    an `Origin`, for one that begins with a checkpoint.
 
     Raises SpecError for a name that is not one, RefusedError when a given name is taken.
     """
@@ -116,7 +119,7 @@ def start(spec: "RunSpec", name: str | None, *, default_name: str) -> "ReadyRepo
     from trainer_daemon.contract.rundir import check_name, runs_folder
     from trainer_daemon.supervisor.detach import start_supervisor
 
-    request = {"spec": spec.model_dump(mode="json")}
+    request: dict[str, Any] = {"spec": spec.model_dump(mode="json"), **({"origin": origin} if origin else {})}
     if name is not None:
         return start_supervisor({**request, "name": check_name(name)})
     for _ in range(NAME_TRIES):

@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from cli import checkpoints, control, doctor, launch, plan, talk, watch
+from cli import checkpoints, control, doctor, fork, launch, plan, talk, watch
 from cli.printing import out, say
 
 OUR_BUG = 1
@@ -58,6 +58,9 @@ def root(
     pass
 
 
+NAMES = {control.evaluate: "eval", control.set_value: "set"}
+"""Of functions that cannot be called what their command is: those are names of Python's own."""
+
 for function in (
     launch.demo,
     launch.run,
@@ -75,13 +78,18 @@ for function in (
     control.kill,
     control.save,
     control.evaluate,
+    control.set_value,
+    fork.fork,
     checkpoints.checkpoints,
     checkpoints.verify,
+    checkpoints.pin,
+    checkpoints.unpin,
+    checkpoints.prune,
     talk.sample,
     talk.chat,
     doctor.doctor,
 ):
-    commands.command("eval" if function is control.evaluate else None)(function)
+    commands.command(NAMES.get(function))(function)
 
 
 def app() -> int:

@@ -86,6 +86,7 @@ def build_tiny(
         ranks,
         home=home,
         checkpoints=checkpoints or home / "checkpoints",
+        settings_file=(checkpoints or home / "checkpoints") / "settings.json",
         attempt=1,
         emit=recorder.emit,
         commands=recorder,

@@ -124,3 +124,37 @@ def test_there_is_nothing_to_verify_in_a_run_without_checkpoints(llmctl: Llmctl)
     completed_run()
     assert llmctl("verify", "done").code == 3
     assert llmctl("checkpoints", "done", "--json").json() == []
+
+
+def test_a_pinned_checkpoint_is_listed_as_such_until_it_is_unpinned(llmctl: Llmctl, run: RunDir) -> None:
+    assert llmctl("pin", "done@10").code == 0
+    assert [c["pinned"] for c in llmctl("checkpoints", "done", "--json").json()] == [True, False, False]
+    assert "pinned" in llmctl("checkpoints", "done").out
+    assert llmctl("unpin", "done@10").code == 0
+    assert not any(c["pinned"] for c in llmctl("checkpoints", "done", "--json").json())
+    assert llmctl("pin", "done@15").code == 3
+
+
+def test_prune_shows_what_would_go_and_deletes_it_when_told_to(llmctl: Llmctl, run: RunDir) -> None:
+    """Kept are the newest two, the best (20) and the pinned (40)."""
+    for step in (40, 50, 60, 70):
+        add_checkpoint(run, step, 0.9)
+    llmctl("pin", "done@40")
+    asked = llmctl("prune", "done")
+    assert asked.code == 6
+    assert "--yes" in asked.err
+    assert [line.split()[0] for line in asked.out.splitlines()[1:]] == ["10", "30", "50"]
+    assert len(llmctl("checkpoints", "done", "--json").json()) == 7
+    assert llmctl("prune", "done", "--yes").code == 0
+    assert [c["step"] for c in llmctl("checkpoints", "done", "--json").json()] == [20, 40, 60, 70]
+    nothing = llmctl("prune", "done", "--yes")
+    assert (nothing.code, nothing.out) == (0, "")
+
+
+def test_prune_never_deletes_the_newest_two_that_hold(llmctl: Llmctl, run: RunDir) -> None:
+    """The sizes of a damaged checkpoint may be right; only its hashes tell."""
+    for step in (40, 50):
+        damaged = add_checkpoint(run, step)
+        (damaged / "model.safetensors").write_bytes(b"weights __")
+    assert llmctl("prune", "done", "--yes").code == 0
+    assert [c["step"] for c in llmctl("checkpoints", "done", "--json").json()] == [20, 30, 40, 50]

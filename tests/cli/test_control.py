@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from tests.cli.conftest import Llmctl
-from tests.supervisor.conftest import Daemons, kill_and_wait
+from tests.supervisor.conftest import Daemons, events, kill_and_wait
 from trainer_daemon.contract.errors import RefusedError
+from trainer_daemon.contract.events import Command
 from trainer_daemon.contract.status import observe
 from trainer_daemon.link import client
 from trainer_daemon.supervisor.sweep import kill_unheard_run, run_processes
@@ -123,6 +124,24 @@ def test_a_run_that_cannot_save_is_not_stopped_and_can_be_asked_again_or_killed(
         assert llmctl("wait", "live", "--for", f"step={status['step'] + 2}", "--timeout", "30").code == 0
     kill_and_wait(daemons.pid, signal.SIGTERM)  # the machine goes down: nobody could decide anew
     assert observe(run).state == "stopped"
+
+
+def test_a_value_is_changed_by_its_key_and_a_wrong_one_is_refused_before_anyone_is_asked(
+    daemons: Daemons, llmctl: Llmctl
+) -> None:
+    run = daemons.start("live")
+    assert llmctl("wait", "live", "--for", "step=2", "--timeout", "30").code == 0
+    assert llmctl("set", "live", "eval.every=5").code == 0
+    for wrong, told in (
+        ("eval.evry=5", "eval.every"),
+        ("model.depth=3", "fork"),
+        ("eval.every", "KEY=VALUE"),
+    ):
+        refused = llmctl("set", "live", wrong)
+        assert refused.code == 2
+        assert told in refused.err
+    (command,) = events(run, Command)
+    assert (command.name, command.arguments) == ("set", {"key": "eval.every", "value": 5})
 
 
 def test_a_run_without_its_supervisor_wants_to_be_taken_over_first(daemons: Daemons, llmctl: Llmctl) -> None:

@@ -83,6 +83,10 @@ def test_a_supervisor_that_hangs_is_given_up_in_time(run: RunDir, daemons: Daemo
         ("sample", {"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ("sample", {"prompt": "a", "max_token": 5}, "max_token"),
         ("sample", {"prompt": "a", "temperature": float("nan")}, "temperature"),
+        ("set", {}, "key"),
+        ("set", {"key": "eval.every", "value": "often"}, "value"),
+        ("set", {"key": "eval.every", "value": 0}, "eval.every"),
+        ("set", {"key": "model.depth", "value": 3}, "does not change while a run trains"),
     ],
 )
 def test_a_command_that_makes_no_sense_is_refused_and_not_recorded(

@@ -30,7 +30,7 @@ State = Literal[
 ]
 """What a run is, as a user sees it. The last four are final."""
 
-CommandName = Literal["pause", "resume", "stop", "save", "sample", "evaluate"]
+CommandName = Literal["pause", "resume", "stop", "save", "sample", "evaluate", "set"]
 """What the ranks can be asked for."""
 
 FINAL_STATES: frozenset[State] = frozenset({"completed", "stopped", "failed", "crashed"})
@@ -115,7 +115,19 @@ class Command(Event):
     name: CommandName
     arguments: dict[str, Any]
     """For `sample`: prompt, max_tokens, temperature, top_k, seed, always all of them. For `stop`: even_unsaved, whether
-    to end when the checkpoint cannot be written; without it the ranks then train on. Otherwise empty."""
+    to end when the checkpoint cannot be written; without it the ranks then train on. For `set`: key, value. Otherwise
+    empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forked(Event):
+    """The run began with a checkpoint of another one: its weights, optimizer and data position."""
+
+    run: str
+    """Name of the other run, as it was then; or the folder that its checkpoint lay in."""
+    step: int
+    manifest_sha256: str
+    """Of the checkpoint's MANIFEST.json: names it for good."""
 
 
 # ------------------------------------------------------------------------------------------------ from rank 0
@@ -295,6 +307,16 @@ class CheckpointFailed(Event):
 
     step: int
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChanged(Event):
+    """One of the values that may change while a run trains did, on all ranks, for every step after this one."""
+
+    step: int
+    key: str
+    value: float | None
+    before: float | None
 
 
 @dataclass(frozen=True, slots=True)

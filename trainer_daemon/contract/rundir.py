@@ -1,6 +1,7 @@
 """The run folder: where everything that a run is lies, and how to tell whether it lives.
 
     runs/NAME/  spec.json  state.json  run.lock  ranks.lock  sockets  journal/  logs/  checkpoints/  attempts/
+                settings.json  origin.json      (once something was changed while it ran; when it was forked)
 
 Life is decided by flock, never by a pid: the supervisor holds `run.lock` exclusively, every rank holds `ranks.lock`
 shared, and the kernel lets go of both the moment they die. The sockets themselves are not here: a unix socket's path
@@ -65,6 +66,16 @@ class RunDir:
     @property
     def spec_file(self) -> Path:
         return self.path / "spec.json"
+
+    @property
+    def settings_file(self) -> Path:
+        """What was changed while it ran; see `contract.settings`."""
+        return self.path / "settings.json"
+
+    @property
+    def origin_file(self) -> Path:
+        """Of a forked run: the fields of its `Forked` event."""
+        return self.path / "origin.json"
 
     @property
     def state_file(self) -> Path:
@@ -177,7 +188,18 @@ def find_run(reference: str) -> RunDir:
     raise NotFoundError(f'"{reference}" {problem}; there {"are" if len(near or runs) > 1 else "is"}: {names}')
 
 
-def create_run(name: str, spec: RunSpec) -> tuple[RunDir, int]:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The checkpoint of another run that a new one begins with."""
+
+    run: str
+    """Name of the other run, or the folder that the checkpoint lies in."""
+    step: int
+    checkpoint: str
+    """Its folder."""
+
+
+def create_run(name: str, spec: RunSpec, origin: Origin | None = None) -> tuple[RunDir, int]:
     """A new run folder, and its run.lock already held by this process: it appears whole and alive, or not at all.
 
     Raises RefusedError when the name is taken or the folder cannot be made.
@@ -194,6 +216,8 @@ def create_run(name: str, spec: RunSpec) -> tuple[RunDir, int]:
             folder.mkdir()
         lock = hold_lock(run.run_lock)  # flock follows the inode through the rename
         write_durably(run.spec_file, spec.model_dump_json(indent=2).encode() + b"\n")
+        if origin is not None:
+            _begin_with(run, origin)
         draft.rename(final)  # fails on a folder that is there and not empty: the loser of a race sees it
     except OSError as e:
         if lock >= 0:
@@ -209,6 +233,27 @@ def create_run(name: str, spec: RunSpec) -> tuple[RunDir, int]:
         ) from e
     fsync_folder(final.parent)
     return RunDir(final), lock
+
+
+def _begin_with(run: RunDir, origin: Origin) -> None:
+    """Put a checkpoint of another run where the ranks will look for one, and note where it comes from."""
+    source = Path(origin.checkpoint)
+    target = run.checkpoints / source.name
+    target.mkdir()
+    for file in source.iterdir():
+        if file.name == "pinned" or file.is_symlink() or not file.is_file():
+            continue
+        try:  # a published file is never written to again, so two runs can share it
+            os.link(file, target / file.name)
+        except OSError:
+            with (target / file.name).open("wb") as copy:
+                with file.open("rb") as original:
+                    shutil.copyfileobj(original, copy, 2**20)
+                copy.flush()
+                os.fsync(copy.fileno())
+    fsync_folder(target)
+    manifest = sha256((target / "MANIFEST.json").read_bytes()).hexdigest()
+    write_json(run.origin_file, {"run": origin.run, "step": origin.step, "manifest_sha256": manifest})
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -109,6 +109,8 @@ class ScheduleSpec(Section):
     """Share of the run spent going down."""
     final_lr_frac: Fraction = 0.05
     """Multiplier that the warm-down ends at."""
+    learning_rate_factor: PositiveRate = 1.0
+    """Factor on every learning rate of the whole schedule: the dial to turn while a run trains, with `llmctl set`."""
 
 
 class TrainSpec(Section):

@@ -16,10 +16,12 @@ from trainer_daemon.contract.events import (
     CommandDone,
     Evaluated,
     Finished,
+    Forked,
     PhaseChanged,
     RankExited,
     Resumed,
     RunPlanned,
+    SettingChanged,
     Stalled,
     State,
     StateChanged,
@@ -85,6 +87,10 @@ class RunStatus:
     """Wall time up to which training_seconds counts."""
     world_size: int | None = None
     device: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What was changed while it ran, key to value."""
+    forked_from: str | None = None
+    """RUN@STEP of the checkpoint that it began with."""
     error: dict[str, str] | None = None
     """{kind, message} of what is wrong, if anything is."""
     pid: int | None = None
@@ -141,6 +147,10 @@ class RunStatus:
                     "kind": "stalled",
                     "message": f"no step for {silent:.0f} s, a rank may hang; {advice}",
                 }
+            case SettingChanged(key=key, value=value):
+                self.settings[key] = value
+            case Forked(run=origin, step=step):
+                self.forked_from = f"{origin}@{step}"
             case CommandDone(name="stop", ok=False) if self.state == "stopping":
                 self.state = (
                     "running"  # it could not be saved; if it ends all the same, its last word follows

@@ -20,9 +20,12 @@ from trainer_daemon.contract.events import (
     Notice,
     SampleChunk,
     Sampled,
+    SettingChanged,
     from_fields,
     to_fields,
 )
+from trainer_daemon.contract.rundir import write_json
+from trainer_daemon.contract.settings import changed_spec, read_settings
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.saver import SaveResult
 from trainer_daemon.engine.evals.bpb import bits_per_byte, held_out_sums
@@ -169,6 +172,27 @@ def evaluate(job: Job) -> bool:
     return True
 
 
+def change_setting(job: Job, key: str, value: float | None) -> tuple[bool, str]:
+    """Change one of the values that may change, from the next step on and for later attempts. All ranks.
+
+    Whether it was, and a sentence about it.
+    """
+    section, name = key.split(".")
+    before = getattr(getattr(job.spec, section), name)
+    problem = ""
+    if job.ranks.is_main:
+        try:
+            write_json(job.settings_file, {**read_settings(job.settings_file), key: value})
+        except (OSError, LlmctlError) as e:
+            problem = f"{key} was not changed: {e}"
+    if not job.ranks.all_ok(not problem):
+        return False, problem or f"{key} was not changed"
+    job.spec = changed_spec(job.spec, key, value)
+    job.saver.rules = job.spec.checkpoint
+    job.emit(SettingChanged(job.progress.step, key, value, before))
+    return True, f"{key} is {value} from step {job.progress.step + 1} on, it was {before}"
+
+
 def write_scheduled_samples(job: Job) -> None:
     """Continue the spec's prompts. The main rank only."""
     if not job.ranks.is_main:
@@ -272,6 +296,8 @@ def obey(job: Job) -> Finished | None:
             case "evaluate":
                 ok = evaluate(job)
                 message = f"evaluated step {step}" if ok else "the evaluation failed; see the events"
+            case "set":
+                ok, message = change_setting(job, **command.arguments)
             case "sample":
                 ok, message = _sample_on_request(job, command), "sampled"
         job.emit(CommandDone(command.request_id, command.name, ok, message))

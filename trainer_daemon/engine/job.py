@@ -93,6 +93,8 @@ class Job:
     batches: Batches
     held_out_rows: Rows
     checkpoints: Path
+    settings_file: Path
+    """Where the main rank notes what is changed while the run trains."""
     saver: Saver
     lineage: Lineage
     """What the manifests of this launch say about where they come from."""
@@ -153,6 +155,7 @@ def build_job(
     *,
     home: Path,
     checkpoints: Path,
+    settings_file: Path,
     attempt: int,
     emit: Emit,
     commands: Commands,
@@ -287,6 +290,7 @@ def build_job(
         batches=batches,
         held_out_rows=held_out_rows,
         checkpoints=checkpoints,
+        settings_file=settings_file,
         saver=Saver(checkpoints, ranks, spec.checkpoint),
         lineage=lineage,
         peak_flops=peak_flops,

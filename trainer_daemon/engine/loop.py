@@ -20,7 +20,7 @@ MAX_SKIPPED_STEPS = 3
 
 def train(job: Job) -> Finished:
     """Train until the plan's last step, a stop, or a loss that stays not finite. Returns the run's last word."""
-    spec, plan, ranks, progress = job.spec, job.plan, job.ranks, job.progress
+    plan, ranks, progress = job.plan, job.ranks, job.progress
     skipped_in_a_row = 0
     attention_wanted = False
     meter = StepMeter(ranks.device)
@@ -32,10 +32,10 @@ def train(job: Job) -> Finished:
         if duties.save_is_due(job):
             duties.save(job)
         # once in a while: held-out loss. All ranks take part.
-        if progress.step == 0 or duties.is_due(job, spec.eval.every):
+        if progress.step == 0 or duties.is_due(job, job.spec.eval.every):
             duties.evaluate(job)
         # once in a while: let the model write. The main rank only; the others meet it again at the next reduce.
-        if duties.is_due(job, spec.sample.every):
+        if duties.is_due(job, job.spec.sample.every):
             duties.write_scheduled_samples(job)
         if progress.step >= plan.total_steps:
             duties.settle_save(job, wait=True)
@@ -69,7 +69,7 @@ def train(job: Job) -> Finished:
         )
         loss_nats, attention_wanted = loss_total / ranks.world_size, wishes > 0
         meter.end_of("wait")
-        learning_rate_scale = schedule.learning_rate_scale(progress.step, plan.total_steps, spec.schedule)
+        learning_rate_scale = schedule.learning_rate_scale(progress.step, plan.total_steps, job.spec.schedule)
         is_finite = isfinite(loss_nats) and not overflows
         scale_was_lowered = job.gradients.adapt(is_finite=is_finite)
         if is_finite:
@@ -77,7 +77,7 @@ def train(job: Job) -> Finished:
             meter.end_of("wait")
             job.optimizer.step(
                 learning_rate_scale=learning_rate_scale,
-                muon_momentum=schedule.muon_momentum(progress.step, plan.total_steps, spec.schedule),
+                muon_momentum=schedule.muon_momentum(progress.step, plan.total_steps, job.spec.schedule),
                 weight_decay_scale=schedule.weight_decay_scale(progress.step, plan.total_steps),
             )
         job.model.zero_grad()

@@ -19,6 +19,7 @@ from trainer_daemon.contract.events import Command, CommandDone, Event, Finished
 from trainer_daemon.contract.journal import JournalReader, JournalWriter
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
 from trainer_daemon.contract.rundir import RunDir, hold_lock, home, write_json
+from trainer_daemon.contract.settings import present_spec
 
 COMMAND_POLL_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1
@@ -93,7 +94,7 @@ def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") ->
     from trainer_daemon.engine.loop import train
     from trainer_daemon.engine.ranks import join_ranks
 
-    spec = run.read_spec()
+    spec = present_spec(run)
     journal = JournalWriter(run.journal, "train", attempt) if rank == 0 else None
     control = ControlCommands(run.journal, control_after(run.journal))
     commands: Commands = control if rank == 0 else NoCommands()
@@ -112,6 +113,7 @@ def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") ->
                 ranks,
                 home=home(),
                 checkpoints=run.checkpoints,
+                settings_file=run.settings_file,
                 attempt=attempt,
                 emit=emit,
                 commands=commands,

@@ -1,6 +1,6 @@
 """`python -m trainer_daemon supervise --ready-fd N`: the daemon of one run, with its request on stdin.
 
-{"name": NAME, "spec": {…}}    a new run
+{"name": NAME, "spec": {…}}    a new run; with "origin": {run, step, checkpoint} from a checkpoint of another one
 {"resume": RUN_FOLDER}         an ended one from its newest checkpoint, or a running one whose supervisor died
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from trainer_daemon.contract.detach import ReadyPipe, leave_parent, settle_in
 from trainer_daemon.contract.errors import LlmctlError, SpecError
 from trainer_daemon.contract.rundir import (
+    Origin,
     RunDir,
     check_name,
     create_run,
@@ -73,4 +74,5 @@ def take_run(request: dict[str, Any]) -> tuple[RunDir, int]:
         raise SpecError('the request must be {"name": …, "spec": {…}} or {"resume": RUN_FOLDER}')
     spec = build_spec(request["spec"])
     socket_folder(runs_folder() / check_name(request["name"]))  # refuse before anything is made
-    return create_run(request["name"], spec)
+    origin = Origin(**request["origin"]) if "origin" in request else None
+    return create_run(request["name"], spec, origin)

@@ -11,6 +11,8 @@ import msgspec
 
 from trainer_daemon.contract.errors import RefusedError, SpecError, did_you_mean
 from trainer_daemon.contract.events import CommandName
+from trainer_daemon.contract.settings import changed_spec
+from trainer_daemon.contract.spec import RunSpec
 
 REMEMBERED_REFUSALS = 10_000
 
@@ -24,7 +26,7 @@ class CommandArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SampleArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The arguments of `sample`; the other commands take none."""
+    """The arguments of `sample`."""
 
     prompt: Annotated[str, msgspec.Meta(max_length=32_768)]
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
@@ -33,21 +35,32 @@ class SampleArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
 
 
-def check_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+class SetArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments of `set`."""
+
+    key: str
+    value: int | float | None
+
+
+def check_arguments(name: str, arguments: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
     """The command's arguments, complete. Raises SpecError when the name or an argument is not one."""
     if name not in get_args(CommandName):
         known = get_args(CommandName)
         raise SpecError(
             f'no command is called "{name[:40]}"{did_you_mean(name, known)}; there are: {", ".join(known)}'
         )
-    if name != "sample":
+    kind = {"sample": SampleArguments, "set": SetArguments}.get(name)
+    if kind is None:
         if arguments:
             raise SpecError(f'the command "{name}" takes no arguments')
         return {}
     try:
-        return msgspec.to_builtins(msgspec.convert(arguments, SampleArguments))  # type: ignore[no-any-return]  # msgspec types it as Any
+        checked = msgspec.convert(arguments, kind)
     except msgspec.ValidationError as e:
-        raise SpecError(f"sample: {e}") from e
+        raise SpecError(f"{name}: {e}") from e
+    if isinstance(checked, SetArguments):
+        changed_spec(spec, checked.key, checked.value)
+    return msgspec.to_builtins(checked)  # type: ignore[no-any-return]  # msgspec types it as Any
 
 
 Life = Literal["training", "between attempts", "stopping", "over"]
@@ -61,7 +74,7 @@ def refusal(name: CommandName, *, life: Life, is_paused: bool, run_name: str) ->
     |----------|----------------|---------|------------------|----------|------|
     | pause    | yes            | no      | no               | no       | no   |
     | resume   | no             | yes     | no               | no       | no   |
-    | save, sample, evaluate | yes | yes  | no               | no       | no   |
+    | save, sample, evaluate, set | yes | yes | no               | no       | no   |
     | stop     | yes            | yes     | yes              | yes, it changes nothing | no |
     """
     match life:

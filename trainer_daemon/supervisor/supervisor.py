@@ -25,6 +25,7 @@ from trainer_daemon.contract.events import (
     CommandDone,
     Event,
     Finished,
+    Forked,
     Notice,
     RankExited,
     Stalled,
@@ -123,6 +124,8 @@ class Supervisor:
                     f"{writer.repaired_bytes} bytes of a torn line were cut off the {writer.stream} journal"
                 )
                 self._daemon.append(Notice("warning", text))
+        if self._attempt == 0 and (origin := read_struct(run.origin_file, Forked)) is not None:
+            self._daemon.append(origin)
         # watchers that come later fetch what is older, so only what is new is published
         self._readers = [JournalReader(run.journal, s, self._status.cursors.get(s, 0)) for s in STREAMS]
         self._ledger = Ledger()
@@ -447,7 +450,7 @@ class Supervisor:
 
     def _command(self, wanted: CommandArguments) -> dict[str, Any]:
         if not self._ledger.was_granted(wanted.request_id):
-            arguments = check_arguments(wanted.name, wanted.arguments)
+            arguments = check_arguments(wanted.name, wanted.arguments, self._spec)
             name: Any = wanted.name
             sentence = refusal(name, life=self._life(), is_paused=self._pause_wanted, run_name=self._run.name)
             if sentence is not None:

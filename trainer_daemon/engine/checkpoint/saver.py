@@ -8,7 +8,7 @@ a step boundary, from the main one, how a save ended, and until then none of the
 import threading
 import time
 from collections.abc import Mapping
-from copy import copy
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class Saver(Closing):
             return
         try:
             snapshot = Snapshot(
-                progress=copy(progress),
+                progress=deepcopy(progress),
                 model=self._host.take("model", model, keep=self.is_asynchronous),
                 optimizer=self._host.take("optimizer", optimizer, keep=self.is_asynchronous),
                 generators=[

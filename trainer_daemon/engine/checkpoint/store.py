@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -181,6 +182,18 @@ def verify_checkpoint(folder: Path) -> list[FileCheck]:
         actual = sha256_of(path) if path.is_file() and not path.is_symlink() else None
         checks.append(FileCheck(file.path, actual == file.sha256, file.sha256, actual))
     return checks
+
+
+def good_checkpoints(folder: Path, *, at_most: int) -> list[Path]:
+    """The newest checkpoints whose every hash holds, the newest first."""
+    good = []
+    for path in reversed(checkpoint_folders(folder)):
+        with suppress(NotFoundError):
+            if all(check.ok for check in verify_checkpoint(path)):
+                good.append(path)
+        if len(good) == at_most:
+            break
+    return good
 
 
 def newest_good(folder: Path) -> tuple[Path | None, list[str]]:

@@ -12,14 +12,15 @@ MOMENTUM_WARMUP_STEPS = 400
 
 
 def learning_rate_scale(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
-    """Multiplier of every learning rate: linear warm-up to 1, constant, linear warm-down to `final_lr_frac`.
+    """Multiplier of every learning rate: linear warm-up to 1, constant, linear warm-down to `final_lr_frac`, all of it
+    times `learning_rate_factor`.
 
     A run shorter than its warm-up never leaves it.
     """
     if step < schedule.warmup_steps:
-        return (step + 1) / schedule.warmup_steps
+        return schedule.learning_rate_factor * (step + 1) / schedule.warmup_steps
     remaining = _warmdown_remaining(step, total_steps, schedule)
-    return remaining + schedule.final_lr_frac * (1 - remaining)
+    return schedule.learning_rate_factor * (remaining + schedule.final_lr_frac * (1 - remaining))
 
 
 def muon_momentum(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
