@@ -100,7 +100,8 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
 
     plan, hardware, precision = plan_for(spec, on)
     shape, parameters = plan.shape, plan.parameters
-    memory = estimate.rank_memory(plan, precision, on_cpu=hardware.is_cpu)
+    checkpointing = spec.runtime.activation_checkpointing
+    memory = estimate.rank_memory(plan, precision, on_cpu=hardware.is_cpu, checkpointing=checkpointing)
     speed = estimate.estimate_speed(plan, hardware, price)
     return {
         "preset": spec.preset,

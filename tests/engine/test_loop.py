@@ -265,11 +265,16 @@ def test_a_stop_while_the_text_is_prepared_is_obeyed_at_once(tmp_path: Path) -> 
 def test_without_a_working_compiler_the_run_goes_on_eagerly_and_says_so(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert compiled_or_eager(torch.nn.Linear(2, 2), lambda _: None).__class__.__name__ == "OptimizedModule"
+    assert (
+        compiled_or_eager(torch.nn.Linear(2, 2), "default", lambda _: None).__class__.__name__
+        == "OptimizedModule"
+    )
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nonexistent/c++"))
     torch.compiler.reset()
     seen = Recorder()
-    finished, _ = run_tiny(tiny_spec("runtime.compile=true", "train.num_iterations=2"), home, seen, tmp_path)
+    finished, _ = run_tiny(
+        tiny_spec("runtime.compile=default", "train.num_iterations=2"), home, seen, tmp_path
+    )
     assert finished.reason == "completed"
     (warning,) = [e.text for e in seen.of(Notice) if "torch.compile" in e.text]
     assert "goes on eagerly" in warning

@@ -1,6 +1,7 @@
 """What a run computes in: the choice, and fp16 with its loss scale, alone and on several ranks."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +11,14 @@ from safetensors.torch import load_file
 
 from tests.engine.test_ranks import in_parallel
 from tests.tiny import Recorder, build_tiny, run_tiny, tiny_spec
-from trainer_daemon.contract.events import Command, Notice, TrainStep
+from trainer_daemon.contract.events import AttemptStarted, Command, Notice, TrainStep
+from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT
 from trainer_daemon.contract.spec import RuntimeSpec
+from trainer_daemon.engine.job import compile_mode
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.optim.gradients import LossScale
 from trainer_daemon.engine.precision import choose_precision
+from trainer_daemon.engine.ranks import join_ranks
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +97,34 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all(home: Path, tmp_path: Pat
     first, second = (load_file(tmp_path / f"replica-{rank}.safetensors") for rank in range(2))
     assert all(bool(torch.isfinite(first[name]).all()) for name in first)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_cpu", "on_cuda"),
+    [("auto", None, "default"), ("off", None, None), ("max-autotune", "max-autotune", "max-autotune")],
+)
+def test_a_model_is_compiled_where_that_helps_or_where_a_mode_is_named(
+    asked: str, on_cpu: str | None, on_cuda: str | None
+) -> None:
+    runtime = RuntimeSpec.model_validate({"compile": asked})
+    assert compile_mode(runtime, torch.device("cpu")) == on_cpu
+    assert compile_mode(runtime, torch.device("cuda")) == on_cuda
+
+
+def test_a_deterministic_run_asks_torch_and_its_libraries_for_it_and_says_so(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in DETERMINISTIC_ENVIRONMENT:
+        monkeypatch.setenv(key, "something else")
+    seen = Recorder()
+    spec = tiny_spec("runtime.deterministic=true", "train.num_iterations=2")
+    try:
+        ranks = join_ranks(spec.runtime)
+        finished, _ = run_tiny(spec, home, seen, tmp_path, ranks)
+        assert {key: os.environ[key] for key in DETERMINISTIC_ENVIRONMENT} == DETERMINISTIC_ENVIRONMENT
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert finished.reason == "completed"
+    assert [e.deterministic for e in seen.of(AttemptStarted)] == [True]
+    assert not join_ranks(RuntimeSpec(device="cpu", threads_per_rank=1)).world_size > 1
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -87,7 +87,9 @@ def test_several_ranks_follow_one_rank_with_the_same_global_batch(
         "optim.scalar_lr=0.005",
     ]
     one = new_run("one", "train.micro_batch_size=8", *common)
-    many = new_run("many", f"train.micro_batch_size={8 // world_size}", *common)
+    # that activations are computed again in backward must not show either
+    again = "runtime.activation_checkpointing=selective"
+    many = new_run("many", f"train.micro_batch_size={8 // world_size}", again, *common)
     run_ranks(one, 1)
     run_ranks(many, world_size)
 

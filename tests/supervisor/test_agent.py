@@ -168,6 +168,17 @@ def test_threads_are_shared_out_among_the_ranks_of_a_cpu_run(
     assert rank_environment(asked, 2)["OMP_NUM_THREADS"] == "3"
 
 
+def test_a_deterministic_run_gets_its_libraries_settings_before_they_start(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA reads them once; what the user has set would make it another run."""
+    monkeypatch.setenv("NCCL_ALGO", "Tree")
+    runtime = run.read_spec().runtime
+    assert "NCCL_ALGO" not in rank_environment(runtime, 2)
+    environment = rank_environment(runtime.model_copy(update={"deterministic": True}), 2)
+    assert (environment["NCCL_ALGO"], environment["CUBLAS_WORKSPACE_CONFIG"]) == ("Ring", ":4096:8")
+
+
 def test_ranks_always_hear_of_their_own_agent(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is started from within a rank's environment inherits the pid of another agent."""
     monkeypatch.setenv("LLMCTL_AGENT_PID", "1")

@@ -20,15 +20,17 @@ from trainer_daemon.contract.scaling import (
 from trainer_daemon.contract.spec import RunSpec
 
 Precision = Literal["fp32", "bf16", "fp16"]
+ActivationCheckpointing = Literal["off", "block", "selective"]
 
 FP32 = 4
 ACTIVATION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 TABLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 4}
 """Embedding tables, their gradients and moments: fp16 has too little range for these."""
 
-ACTIVATIONS_PER_LAYER = 17
-"""Values per token and channel that autograd keeps of one block, counted on the eager model; compiled it keeps fewer."""
-ACTIVATIONS_AROUND = 6
+ACTIVATIONS_PER_LAYER: dict[ActivationCheckpointing, float] = {"off": 16.8, "selective": 12.6, "block": 2.5}
+"""Values per token and channel that autograd keeps of one block, by activation checkpointing; counted on the eager
+model, compiled it keeps fewer."""
+ACTIVATIONS_AROUND = 4
 """The same, of what stands before and after the blocks."""
 LOSS_COPIES = 3
 """fp32 copies of a chunk's logits that the loss holds at a time."""
@@ -90,15 +92,18 @@ def checkpoint_bytes(shape: ModelShape, precision: Precision) -> int:
     return weight_bytes(shape, precision) + optimizer_bytes(shape, precision)
 
 
-def rank_memory(plan: TrainingPlan, precision: Precision, *, on_cpu: bool) -> RankMemory:
-    """Activations = rows x T x (17 L + 6) x C x item bytes + 3 x chunk x V x 4; every rank holds all of the rest."""
+def rank_memory(
+    plan: TrainingPlan, precision: Precision, *, on_cpu: bool, checkpointing: ActivationCheckpointing = "off"
+) -> RankMemory:
+    """Activations = rows x T x (16.8 L + 4) x C x item bytes + 3 x chunk x V x 4; every rank holds all of the rest.
+
+    With activation checkpointing fewer than 16.8, and those of the one block that is being computed again.
+    """
     shape = plan.shape
     tokens = plan.micro_batch_size * shape.sequence_len
-    kept = (
-        (ACTIVATIONS_PER_LAYER * shape.n_layer + ACTIVATIONS_AROUND)
-        * shape.n_embd
-        * ACTIVATION_BYTES[precision]
-    )
+    of_a_block = ACTIVATIONS_PER_LAYER[checkpointing]
+    again = ACTIVATIONS_PER_LAYER["off"] - of_a_block
+    kept = (of_a_block * shape.n_layer + again + ACTIVATIONS_AROUND) * shape.n_embd
     chunk = min(tokens, LOSS_ROWS_ON_CPU if on_cpu else LOSS_ROWS_ON_GPU)
     matrices = matrix_shapes(shape)
     largest_stack = max(matrices.count((rows, cols)) * rows * cols for rows, cols in set(matrices))
@@ -107,7 +112,8 @@ def rank_memory(plan: TrainingPlan, precision: Precision, *, on_cpu: bool) -> Ra
         weights=weights,
         gradients=weights,
         optimizer=optimizer_bytes(shape, precision),
-        activations=tokens * kept + LOSS_COPIES * chunk * shape.vocab_size * FP32,
+        activations=int(tokens * kept * ACTIVATION_BYTES[precision])
+        + LOSS_COPIES * chunk * shape.vocab_size * FP32,
         update=MUON_WORKING_BYTES * largest_stack,
     )
 

@@ -145,6 +145,8 @@ class AttemptStarted(Event):
     precision: Literal["fp32", "bf16", "fp16"]
     threads_per_rank: int
     torch_version: str
+    deterministic: bool = False
+    """Whether every kernel was asked to give the same bits on every run."""
 
 
 @dataclass(frozen=True, slots=True)

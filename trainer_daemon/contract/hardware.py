@@ -81,6 +81,9 @@ DEVICE_PEAKS: tuple[DevicePeak, ...] = (
 _NAMESAKES = re.compile(r"\b(laptop|max-q|mig|super|(4090|5090) d)\b", flags=re.IGNORECASE)
 """Words that make a device another one than the table's of that name."""
 
+DETERMINISTIC_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_ALGO": "Ring"}
+"""What makes NVIDIA's libraries give the same bits on every run; read once, when CUDA starts."""
+
 
 def find_peak(device_name: str) -> DevicePeak | None:
     """The table's line for one device, by the name that its driver gives; None where it is not known."""

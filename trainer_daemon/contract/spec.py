@@ -184,8 +184,17 @@ class RuntimeSpec(Section):
     GPUs older than bf16, scales the loss; all ranks skip a step whose gradient overflows on any."""
     threads_per_rank: int | None = Field(default=None, ge=1, le=1024)
     """torch CPU threads of one rank; None: cores / ranks on a CPU run, 1 per rank beside a GPU."""
-    compile: bool = False
-    """Compile the model with torch.compile; without a working compiler the run goes on eagerly and says so."""
+    compile: Literal[
+        "auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
+    ] = "auto"
+    """torch.compile of the model, by the name of its mode. auto: `default` on a CUDA device, off elsewhere, where the
+    engine's own kernels are faster. Without a working compiler the run goes on eagerly and says so."""
+    activation_checkpointing: Literal["off", "block", "selective"] = "off"
+    """Computing activations again in backward instead of keeping them, with the same gradients. `selective` keeps what
+    products and attention gave, `block` nothing but each block's inputs, for a fourth more computing."""
+    deterministic: bool = False
+    """Only kernels that give the same bits on every run, slower on a GPU; a CPU gives them anyway. Refuses an operation
+    that has none."""
     max_restarts: int = Field(default=3, ge=0, le=100)
     """Restarts in a row, without a new checkpoint in between, before a crashing run is given up."""
     restart_delay_seconds: float = Field(default=5.0, ge=0, le=3600, allow_inf_nan=False)

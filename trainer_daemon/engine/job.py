@@ -28,7 +28,7 @@ from trainer_daemon.contract.events import (
     RunPlanned,
 )
 from trainer_daemon.contract.scaling import TrainingPlan, training_plan
-from trainer_daemon.contract.spec import RunSpec
+from trainer_daemon.contract.spec import RunSpec, RuntimeSpec
 from trainer_daemon.engine.checkpoint.files import (
     Progress,
     choose_checkpoint,
@@ -180,6 +180,7 @@ def build_job(
             precision=precision,
             threads_per_rank=torch.get_num_threads(),
             torch_version=torch.__version__,
+            deterministic=torch.are_deterministic_algorithms_enabled(),
         )
     )
 
@@ -204,7 +205,12 @@ def build_job(
 
     emit(PhaseChanged("building", 0))
     plan = training_plan(spec, prepared.tokenizer.vocab_size, ranks.world_size)
-    model = GPT(plan.shape, compute_dtype=dtype, device=ranks.device)
+    model = GPT(
+        plan.shape,
+        compute_dtype=dtype,
+        device=ranks.device,
+        recompute=spec.runtime.activation_checkpointing,
+    )
     model.init_weights(spec.seed)
     optimizer = build_optimizer(model, plan)
     peak_flops, peak_source = None, "the main rank's to know"
@@ -265,8 +271,8 @@ def build_job(
         emit(Resumed(progress.step, checkpoint.name, progress.min_val_bpb))
 
     replica: nn.Module = model
-    if spec.runtime.compile:
-        replica = compiled_or_eager(replica, emit)
+    if mode := compile_mode(spec.runtime, ranks.device):
+        replica = compiled_or_eager(replica, mode, emit)
     if ranks.world_size > 1:
         on_gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
         replica = DistributedDataParallel(replica, device_ids=on_gpu, gradient_as_bucket_view=True)
@@ -324,7 +330,14 @@ def check_lineage(saved: Manifest, now: Lineage, ranks: Ranks, emit: Emit) -> Li
     return now.model_copy(update={"parent": name})
 
 
-def compiled_or_eager(model: nn.Module, emit: Emit) -> nn.Module:
+def compile_mode(runtime: RuntimeSpec, device: torch.device) -> str | None:
+    """The mode for torch.compile; None to run eagerly."""
+    if runtime.compile == "auto":
+        return "default" if device.type == "cuda" else None
+    return None if runtime.compile == "off" else runtime.compile
+
+
+def compiled_or_eager(model: nn.Module, mode: str, emit: Emit) -> nn.Module:
     """The model compiled, or as it is, with a notice, where this machine has no working compiler."""
     # a constant of its own: a compilation kept on disk would answer for a compiler that is gone
     constant = float(time.time_ns() % 1_000_003)
@@ -339,5 +352,5 @@ def compiled_or_eager(model: nn.Module, emit: Emit) -> nn.Module:
             )
         )
         return model
-    compiled: nn.Module = torch.compile(model, dynamic=False)  # type: ignore[assignment]  # typed as a plain callable
+    compiled: nn.Module = torch.compile(model, dynamic=False, mode=mode)  # type: ignore[assignment]  # typed as a plain callable
     return compiled

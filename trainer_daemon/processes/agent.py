@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from trainer_daemon.contract.errors import LlmctlError
-from trainer_daemon.contract.hardware import usable_cores
+from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT, usable_cores
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.spec import RuntimeSpec
@@ -132,6 +132,8 @@ def rank_environment(runtime: RuntimeSpec, ranks: int) -> dict[str, str]:
     always = {"LLMCTL_AGENT_PID": str(os.getpid())}  # a rank that finds another parent has outlived us
     if runtime.threads_per_rank is not None:
         always["OMP_NUM_THREADS"] = str(runtime.threads_per_rank)
+    if runtime.deterministic:
+        always |= DETERMINISTIC_ENVIRONMENT
     unless_set = {
         "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SIBLING_SECONDS),

@@ -19,6 +19,7 @@ from trainer_daemon.engine.inference.kv_cache import KVCache
 from trainer_daemon.engine.models.attention import attend
 from trainer_daemon.engine.models.fused import rms_norm, rotary_tables, rotate
 from trainer_daemon.engine.models.loss import Reduction, softcap, softcapped_cross_entropy
+from trainer_daemon.engine.models.recompute import Recompute, run_block
 
 LOGIT_CAP = 15.0
 ROTARY_BASE = 100_000.0
@@ -120,11 +121,13 @@ class GPT(nn.Module):
         *,
         compute_dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        recompute: Recompute = "off",
     ) -> None:
         super().__init__()
         L, C, table_rows = shape.n_layer, shape.n_embd, shape.padded_vocab_size
         self.shape = shape
         self.compute_dtype = compute_dtype
+        self.recompute = recompute
         # fp16 has too little range for a table's gradients and moments
         table_dtype = torch.float32 if compute_dtype == torch.float16 else compute_dtype
         with torch.device(device):
@@ -211,7 +214,7 @@ class GPT(nn.Module):
             x = self.resid_lambdas[layer] * x + self.x0_lambdas[layer] * x0
             table = self.value_embeds[str(layer)] if self.shape.has_value_embedding(layer) else None
             value_embedding = table(idx).to(x.dtype) if table is not None else None  # (B, T, K·D)
-            x = block(x, (cos, sin), value_embedding, cache)
+            x = run_block(self.recompute, block, x, (cos, sin), value_embedding, cache)
             if layer == self.shape.n_layer // 2:
                 backout = x
         if cache is not None:
