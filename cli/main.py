@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from cli import checkpoints, control, doctor, fork, launch, plan, talk, watch
+from cli import checkpoints, control, curves, doctor, fork, launch, plan, talk, watch
 from cli.printing import out, say
 
 OUR_BUG = 1
@@ -72,6 +72,9 @@ for function in (
     watch.logs,
     watch.events,
     watch.wait,
+    curves.plot,
+    curves.compare,
+    curves.metrics,
     control.pause,
     control.resume,
     control.stop,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tui.chart.draw import Figure, Mark, Reference, Series
+from tui.chart.figure import Figure, Mark, Reference, Series
 from tui.chart.view import SMOOTHING_DECAYS, View
 from tui.ink import GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
 from tui.run_state import RunState
@@ -49,15 +49,20 @@ def first_view(spec: ChartSpec, total_steps: int | None) -> View:
     return View(smoothing=min(max(fitting, default=mildest), View().smoothing))
 
 
-def figure(state: RunState, spec: ChartSpec, axis: XAxis, decay: float) -> Figure:
-    """What a chart shows now. Branches that a resume cut off come after the living one, faded."""
-    series = []
-    if (curve := state.history.curve(spec.metric, axis, decay)) is not None:
-        series.append(Series("", curve.x, curve.y, curve.smooth, colour=spec.colour))
-    series.extend(
-        Series("", ghost.x, ghost.y, ghost.smooth, colour=spec.colour, is_ghost=True)
-        for ghost in state.history.ghosts(spec.metric, axis, decay)
-    )
+def figure(
+    state: RunState, spec: ChartSpec, axis: XAxis, decay: float, others: Sequence[RunState] = ()
+) -> Figure:
+    """What a chart shows now: a run, and behind it the lines of others to compare with.
+
+    Alone, a run has its chart's own colour; among others each run has a colour, the same in all charts. Branches that a
+    resume cut off are faded. Marks, floor and the band of raw values are those of the run in sight.
+    """
+    label, colour = (state.status.name, 0) if others else ("", spec.colour)
+    series = _lines(state, spec, axis, decay, label=label, colour=colour)
+    for place, other in enumerate(others, start=1):
+        if (curve := other.history.curve(spec.metric, axis, decay)) is not None:
+            y = curve.y if curve.smooth is None else curve.smooth
+            series.append(Series(other.status.name, curve.x, y, colour=place))
     floor = state.status.bits_per_byte_floor
     return Figure(
         spec.title,
@@ -67,6 +72,19 @@ def figure(state: RunState, spec: ChartSpec, axis: XAxis, decay: float) -> Figur
         x_axis=axis,
         factor=spec.factor,
     )
+
+
+def _lines(
+    state: RunState, spec: ChartSpec, axis: XAxis, decay: float, *, label: str, colour: int
+) -> list[Series]:
+    """The living branch, then those that were cut off."""
+    curve = state.history.curve(spec.metric, axis, decay)
+    living = [] if curve is None else [Series(label, curve.x, curve.y, curve.smooth, colour=colour)]
+    ghosts = state.history.ghosts(spec.metric, axis, decay)
+    return [
+        *living,
+        *(Series("", ghost.x, ghost.y, ghost.smooth, colour=colour, is_ghost=True) for ghost in ghosts),
+    ]
 
 
 def _marks(state: RunState, axis: XAxis) -> list[Mark]:

@@ -255,6 +255,7 @@ class RunState:
                 return {"status"}
             case RunPlanned():
                 self.plan = event
+                self.history.flops_per_token = event.flops_per_token
             case AttemptStarted():
                 self.attempt = event
             case StateChanged(state="starting" | "completed" | "stopped" | "failed" | "crashed"):

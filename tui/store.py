@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray: TypeAlias = NDArray[np.float64]
-XAxis = Literal["step", "seconds", "tokens"]
-X_AXES: tuple[XAxis, ...] = ("step", "seconds", "tokens")
-"""Optimizer step; wall seconds since the run began; training tokens seen. Each never decreases within a branch."""
+StoredAxis = Literal["step", "seconds", "tokens"]
+STORED_AXES: tuple[StoredAxis, ...] = ("step", "seconds", "tokens")
+XAxis = Literal["step", "seconds", "tokens", "flops"]
+X_AXES: tuple[XAxis, ...] = (*STORED_AXES, "flops")
+"""Optimizer step; wall seconds since the run began; training tokens seen; training FLOPs, which are tokens times a constant of
+the run. Each never decreases within a branch."""
 
 EMA_BLOCK = 64
 
@@ -120,7 +123,7 @@ class Stream:
     """Rows of one kind of event: three x columns and one column a metric, all of one length, in step order."""
 
     def __init__(self) -> None:
-        self._x: dict[XAxis, Column] = {axis: Column() for axis in X_AXES}
+        self._x: dict[StoredAxis, Column] = {axis: Column() for axis in STORED_AXES}
         self._y: dict[str, Column] = {}
         self._smooth: dict[str, tuple[Ema, Column]] = {}
 
@@ -136,7 +139,7 @@ class Stream:
         """The newest row's step; -inf before the first row."""
         return float(self._x["step"].values[-1]) if len(self) else -math.inf
 
-    def append(self, x: Mapping[XAxis, float], y: Mapping[str, float | None]) -> None:
+    def append(self, x: Mapping[StoredAxis, float], y: Mapping[str, float | None]) -> None:
         """Add one row. A metric seen for the first time is NaN in every earlier row."""
         self._admit(y)
         for axis, column in self._x.items():
@@ -146,7 +149,7 @@ class Stream:
             # Infinities too become gaps: one would flatten every other point of its chart.
             column.append(value if value is not None and math.isfinite(value) else math.nan)
 
-    def extend(self, x: Mapping[XAxis, ArrayLike], y: Mapping[str, ArrayLike]) -> None:
+    def extend(self, x: Mapping[StoredAxis, ArrayLike], y: Mapping[str, ArrayLike]) -> None:
         """Add many rows: arrays of one length, already in step order."""
         self._admit(y)
         rows = len(np.asarray(x["step"]))
@@ -170,7 +173,10 @@ class Stream:
         self._smooth.clear()
         return cut
 
-    def curve(self, metric: str, axis: XAxis, decay: float) -> Curve:
+    def x(self, axis: StoredAxis) -> FloatArray:
+        return self._x[axis].values
+
+    def curve(self, metric: str, axis: StoredAxis, decay: float) -> Curve:
         """`metric` over `axis`, smoothed with `decay` (0 for none). Costs only the rows added since it was last asked for."""
         y = self._y[metric].values
         return Curve(self._x[axis].values, y, self._smoothed(metric, y, decay) if decay else None)
@@ -196,6 +202,8 @@ class RunHistory:
         self._streams: dict[str, Stream] = {}
         self._stream_of: dict[str, Stream] = {}
         self._ghosts: list[Stream] = []
+        self.flops_per_token = 0.0
+        """What the axis of FLOPs multiplies tokens by; 0 until the run's plan is known, which comes before its first step."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -231,11 +239,21 @@ class RunHistory:
     def curve(self, metric: str, axis: XAxis = "step", decay: float = 0.0) -> Curve | None:
         """The living branch of `metric`; None for a metric never seen."""
         stream = self._stream_of.get(metric)
-        return stream.curve(metric, axis, decay) if stream else None
+        return self._curve(stream, metric, axis, decay) if stream else None
 
     def ghosts(self, metric: str, axis: XAxis = "step", decay: float = 0.0) -> list[Curve]:
         """The cut branches of `metric`, oldest first."""
-        return [ghost.curve(metric, axis, decay) for ghost in self._ghosts if metric in ghost.metrics]
+        return [self._curve(ghost, metric, axis, decay) for ghost in self._ghosts if metric in ghost.metrics]
+
+    def streams(self) -> Iterable[Stream]:
+        """The living branch of every kind of event, in order of first appearance."""
+        return self._streams.values()
+
+    def _curve(self, stream: Stream, metric: str, axis: XAxis, decay: float) -> Curve:
+        if axis != "flops":
+            return stream.curve(metric, axis, decay)
+        over_tokens = stream.curve(metric, "tokens", decay)
+        return replace(over_tokens, x=over_tokens.x * self.flops_per_token)
 
     def _stream(self, kind: str, metrics: Iterable[str]) -> Stream:
         stream = self._streams.setdefault(kind, Stream())

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tui.chart.draw import GUTTER, Drawing, Figure, Mark, Reference, Series, draw
+from tui.chart.draw import GUTTER, Drawing, draw
+from tui.chart.figure import Figure, Mark, Reference, Series
 from tui.chart.palette import ANSI, DARK, LIGHT, Palette
 from tui.chart.symbols import ASCII, BLOCK, BRAILLE, Symbols
 from tui.chart.view import Bounds, View
@@ -146,6 +147,28 @@ def test_a_near_reference_gets_room_and_a_far_one_does_not_flatten_the_data() ->
     assert any("floor 2.4" in row for row in text_of(near))
     assert far.bounds is not None
     assert far.bounds.y[0] > 2.5
+
+
+def test_a_power_law_is_a_straight_line_between_two_log_axes() -> None:
+    x = np.arange(10_001.0)
+    y = np.concatenate([[np.nan], 100 / x[1:]])
+    figure = Figure("loss", [Series("", x, y)], marks=[Mark(0, "restart"), Mark(100, "restart")])
+    drawing = draw(figure, View(smoothing=0, log_x=True, log_y=True), 48, 13, ANSI)
+    assert text_of(drawing) == [
+        "loss 0.01                              log x log",
+        "    100┤⠤⣄⡀                ⠅                    ",
+        "       │  ⠙⠲⢤⣀             ⠅                    ",
+        "       │     ⠈⠙⠲⢤⣀         ⠅                    ",
+        "       │         ⠈⠙⠲⣄⡀     ⠅                    ",
+        "       │             ⠉⠓⠦⣄⡀ ⠅                    ",
+        "      1┤                 ⠉⠓⠦⣄⡀                  ",
+        "       │                   ⠅ ⠉⠓⠦⣄⡀              ",
+        "       │                   ⠅     ⠙⠲⢤⣀           ",
+        "       │                   ⠅        ⠈⠙⠲⢤⣀       ",
+        "       │                   ⠅            ⠈⠙⠲⢤⣀   ",
+        "   0.01┤                   ⠅                ⠈⠙⠂ ",
+        "        1                 100                10k",
+    ]
 
 
 def test_events_stand_as_vertical_marks_where_they_happened() -> None:

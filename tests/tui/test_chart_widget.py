@@ -10,7 +10,7 @@ from textual.app import App, ComposeResult
 from textual.geometry import Region
 from textual.widget import Widget
 
-from tui.chart.draw import Figure, Series
+from tui.chart.figure import Figure, Series
 from tui.chart.view import SMOOTHING_DECAYS, View
 from tui.chart.widget import Chart
 from tui.store import RunHistory, XAxis
@@ -167,7 +167,7 @@ async def test_another_x_axis_shows_everything_again() -> None:
         assert app.chart.x_axis == "seconds"
         assert app.view() == View()
         assert "10m" in app.rows()[-1]
-        await pilot.press("x", "x")
+        await pilot.press("x", "x", "x")
         assert "400" in app.rows()[-1]
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tui.store import Column, Ema, FloatArray, RunHistory
+from tui.store import X_AXES, Column, Ema, FloatArray, RunHistory
 
 
 def ema_by_plain_loop(values: FloatArray, decay: float) -> list[float]:
@@ -67,10 +67,16 @@ def test_rows_without_a_finite_value_are_gaps() -> None:
     assert np.array_equal(mfu.y, [np.nan, np.nan, np.nan, np.nan, 0.4], equal_nan=True)
 
 
-def test_the_same_rows_can_be_drawn_over_steps_seconds_or_tokens() -> None:
+def test_the_same_rows_can_be_drawn_over_steps_seconds_tokens_or_flops() -> None:
     history = history_of([4.0, 3.0, 2.0])
-    seen = [history.curve("loss_nats", axis) for axis in ("step", "seconds", "tokens")]
-    assert [list(curve.x) for curve in seen if curve] == [[0, 1, 2], [0, 2, 4], [0, 512, 1024]]
+    history.flops_per_token = 1e6
+    seen = [history.curve("loss_nats", axis) for axis in X_AXES]
+    assert [list(curve.x) for curve in seen if curve] == [
+        [0, 1, 2],
+        [0, 2, 4],
+        [0, 512, 1024],
+        [0, 512e6, 1024e6],
+    ]
 
 
 def test_rollback_cuts_every_stream_and_keeps_the_branch_as_a_ghost() -> None:

@@ -236,6 +236,24 @@ class RunSpec(Section):
         return sha256(self.canonical_json().encode()).hexdigest()[:16]
 
 
+def flat_values(spec: RunSpec) -> dict[str, Any]:
+    """Every choice by the key that `--set` takes: `{"seed": 42, "model.depth": 4, …}`, values as JSON has them."""
+    flat: dict[str, Any] = {}
+    for name, value in spec.model_dump(mode="json").items():
+        if isinstance(getattr(spec, name), Section):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def spec_differences(*specs: RunSpec) -> dict[str, list[Any]]:
+    """`{"optim.matrix_lr": [0.02, 0.03]}`: each key whose value is not the same in all of the specs, with all its values."""
+    all_values = [flat_values(spec) for spec in specs]
+    rows = {key: [values[key] for values in all_values] for key in all_values[0]}
+    return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
+
+
 def load_toml(path: Path) -> dict[str, Any]:
     """The raw tables of a spec file. Raises SpecError when it is missing or is not TOML."""
     try:

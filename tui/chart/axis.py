@@ -9,6 +9,8 @@ import numpy as np
 from tui.store import FloatArray
 
 SI_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+SI_END = 1e15
+"""From here on, where FLOPs are, an exponent is what people read."""
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DURATION_STEPS = tuple(
     number * SECONDS[unit]
@@ -25,12 +27,17 @@ Y_SHRINK = 0.7
 """A y axis stays until its data leave it or fill less than this share of it."""
 Y_PADDING = 0.04
 
+LEAST_SPAN, LEAST_LOG_SPAN = 1.0, 0.1
+"""An axis with a single point on it reaches so far: a step, or a tenth of a decade."""
+
 Span = tuple[float, float]
 
 
-def grown_end(start: float, data_end: float, previous_end: float | None) -> float:
+def grown_end(
+    start: float, data_end: float, previous_end: float | None, least_span: float = LEAST_SPAN
+) -> float:
     """The right end of an axis that shows everything: the previous one while it still lies beyond the data and not too far."""
-    span = max(data_end - start, 1.0)
+    span = max(data_end - start, least_span)
     if previous_end is not None and data_end < previous_end <= start + span * (1 + X_GROWTH):
         return previous_end
     return start + span * (1 + X_GROWTH)
@@ -101,7 +108,7 @@ def tick_labels(ticks: Sequence[float] | FloatArray) -> list[str]:
 
 
 def compact(value: float) -> str:
-    """Four significant digits and a suffix: 2.743, 63.8k, 3.12M, 3e-4; nan stays nan."""
+    """Four significant digits and a suffix: 2.743, 63.8k, 3.12M, 3e-4, 6.6e19; nan stays nan."""
     if not math.isfinite(value):
         return str(value)
     scale, suffix = _si_scale(abs(value))
@@ -125,12 +132,12 @@ def duration(seconds: float) -> str:
 
 
 def _si_scale(magnitude: float) -> tuple[float, str]:
+    if 0 < magnitude < 1e-3 or magnitude >= SI_END:
+        exponent = math.floor(math.log10(magnitude) + 1e-9)
+        return 10.0**exponent, f"e{exponent}"
     for scale, suffix in SI_SUFFIXES:
         if magnitude >= scale:
             return scale, suffix
-    if 0 < magnitude < 1e-3:
-        exponent = math.floor(math.log10(magnitude) + 1e-9)
-        return 10.0**exponent, f"e{exponent}"
     return 1.0, ""
 
 

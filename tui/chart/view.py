@@ -16,7 +16,7 @@ SMOOTHING_DECAYS = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
 @dataclass(frozen=True)
 class Bounds:
-    """The axis ends that a chart was drawn with; y in axis units (log10 of the value on a log axis)."""
+    """The axis ends that a chart was drawn with, in axis units (log10 of the value on a log axis)."""
 
     x: Span
     y: Span
@@ -28,10 +28,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class View:
+    """Everything along x is in axis units."""
+
     x_span: float | None = None
     """Width of the window; None shows everything."""
     x_end: float | None = None
     """Right end of a window that stands still; None follows the newest point."""
+    log_x: bool = False
     log_y: bool = False
     clip: bool = False
     """Scale y to the 1st..99th percentile of the points in sight, and cut off what lies outside."""
@@ -63,6 +66,10 @@ class View:
         """A window at the newest points, as wide as the one in use."""
         span = self.x_span or FOLLOW_SHARE * (data[1] - data[0]) or None
         return replace(self, x_span=span, x_end=None)
+
+    def with_log_x_toggled(self) -> View:
+        """A window and a crosshair do not survive the change of scale."""
+        return replace(self.fitted(), log_x=not self.log_x, cursor=None)
 
     def fitted(self) -> View:
         return replace(self, x_span=None, x_end=None)

@@ -18,8 +18,10 @@ from textual.widget import Widget
 
 from tui.chart import view as views
 from tui.chart.axis import Span
-from tui.chart.draw import GUTTER, Figure, draw
+from tui.chart.draw import GUTTER, draw
+from tui.chart.figure import Figure
 from tui.chart.palette import ANSI, DARK, LIGHT, Palette
+from tui.chart.scene import x_extent
 from tui.chart.symbols import BRAILLE, Symbols
 from tui.chart.view import Bounds, View
 from tui.store import X_AXES, XAxis
@@ -36,6 +38,13 @@ class Chart(Widget, can_focus=True):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "toggle_log", "Log y", id="chart.log_y", tooltip="Logarithmic or linear y axis"),
+        Binding(
+            "X",
+            "toggle_log_x",
+            "Log x",
+            id="chart.log_x",
+            tooltip="Logarithmic or linear x axis",
+        ),
         Binding(
             "o",
             "toggle_clip",
@@ -101,7 +110,7 @@ class Chart(Widget, can_focus=True):
             "next_x_axis",
             "X axis",
             id="chart.x_axis",
-            tooltip="Step, wall time or tokens along the x axis",
+            tooltip="Step, wall time, tokens or FLOPs along the x axis",
         ),
     ]
 
@@ -142,7 +151,7 @@ class Chart(Widget, can_focus=True):
         drawing = draw(
             figure, self.view, width, height, self._palette(), symbols=self.symbols, previous=previous
         )
-        self._data, self._bounds = figure.x_extent, drawing.bounds
+        self._data, self._bounds = x_extent(figure, log_x=self.view.log_x), drawing.bounds
         ground = self.rich_style
         strips = [Strip(row, width).apply_style(ground) for row in drawing.rows]
         old, self._strips = self._strips, strips
@@ -199,6 +208,9 @@ class Chart(Widget, can_focus=True):
 
     def action_toggle_log(self) -> None:
         self.view = replace(self.view, log_y=not self.view.log_y)
+
+    def action_toggle_log_x(self) -> None:
+        self.view = self.view.with_log_x_toggled()
 
     def action_toggle_clip(self) -> None:
         self.view = replace(self.view, clip=not self.view.clip)

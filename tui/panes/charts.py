@@ -2,6 +2,7 @@
 over ssh, in whatever corner of a terminal is left: the grid shows as many charts as are legible and pages the rest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.text import Text
@@ -12,8 +13,7 @@ from textual.containers import Container, Horizontal
 from textual.message import Message
 from textual.widgets import ContentSwitcher
 
-from tui.chart.draw import Figure
-from tui.chart.view import View
+from tui.chart.figure import Figure
 from tui.chart.widget import Chart
 from tui.figures import CHARTS, ChartSpec, figure, first_view
 from tui.headline import READINGS_WIDTH, note_line, preparation, readings, sample_text, sample_title, strip
@@ -163,8 +163,8 @@ class ChartGrid(Container):
                 continue
             if chart.x_axis != message.chart.x_axis:
                 chart.x_axis = message.chart.x_axis
-            wanted = View(
-                view.x_span, view.x_end, chart.view.log_y, chart.view.clip, chart.view.smoothing, view.cursor
+            wanted = replace(
+                chart.view, x_span=view.x_span, x_end=view.x_end, log_x=view.log_x, cursor=view.cursor
             )
             if chart.view != wanted:
                 with chart.prevent(Chart.Looked):
