@@ -18,7 +18,8 @@ import stat
 import tempfile
 import time
 from codecs import getincrementaldecoder
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -280,39 +281,70 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+PROBE_PATIENCE_SECONDS = 5.0
+"""A probe holds a lock for microseconds, unless its process is preempted just then: on a full machine for a while."""
+
+
 def hold_lock(path: Path, *, shared: bool = False) -> int:
-    """Take a flock for the rest of this process's life; returns its descriptor. Raises RefusedError when it is held."""
+    """Take a flock for the rest of this process's life; returns its descriptor. Raises RefusedError when it is held.
+
+    A lock is kept in one mode, exclusively by one process or shared by many, and probed in the other; so what is in the
+    way can be told apart, and a probe is waited for.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if not _take(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-        os.close(fd)
-        raise RefusedError(f"{path} is held by another process: this run is already going")
+    deadline = time.monotonic() + PROBE_PATIENCE_SECONDS
+    while not _lock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
+        is_kept = not shared and not _could_lock(fd, fcntl.LOCK_SH)
+        if is_kept or time.monotonic() > deadline:
+            os.close(fd)
+            raise RefusedError(f"{path} is held by another process: this run is already going")
+        time.sleep(0.001)
     return fd
 
 
 def is_locked(path: Path, *, by_shared_holders: bool = False) -> bool:
-    """Whether a process holds the lock. A probe that finds it free holds it itself for some microseconds."""
+    """Whether a process keeps the lock. A probe that finds it free holds it itself for some microseconds."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        # shared probes of an exclusive lock do not disturb each other, so they need no patience
-        return not (_take(fd, fcntl.LOCK_EX) if by_shared_holders else _take(fd, fcntl.LOCK_SH, delays=()))
+        if not by_shared_holders:
+            return not _could_lock(fd, fcntl.LOCK_SH)
+        # exclusive probes would take each other for a keeper, so they go one by one
+        with _turn_at(path.parent):
+            return not _could_lock(fd, fcntl.LOCK_EX)
     finally:
         os.close(fd)
 
 
-def _take(fd: int, how: int, delays: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.004)) -> bool:
-    """flock, patient enough to outlast the probes of other processes; False when someone keeps the lock."""
-    for delay in (*delays, None):
-        try:
-            fcntl.flock(fd, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if delay is not None:
-                time.sleep(delay)
-        else:
-            return True
-    return False
+@contextmanager
+def _turn_at(folder: Path) -> Iterator[None]:
+    """Alone among the probes of locks in `folder`, as long as each of them is awake."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + PROBE_PATIENCE_SECONDS
+    try:
+        while not _lock(fd, fcntl.LOCK_EX) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _could_lock(fd: int, how: int) -> bool:
+    """Take the lock and let go of it at once; False when someone is in the way."""
+    was_free = _lock(fd, how)
+    if was_free:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    return was_free
+
+
+def _lock(fd: int, how: int) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def socket_folder(owner: Path) -> Path:
