@@ -169,12 +169,13 @@ def _devices(torch: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_compiler() -> Iterator[Finding]:
-    wanted = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    found = next((path for name in wanted if name and (path := shutil.which(name))), None)
+    from trainer_daemon.engine.native import find_compiler
+
+    found = find_compiler()
     if found:
         yield Finding("compiler", "ok", found)
     else:
-        advice = "torch.compile needs one; runs go on without, more slowly: apt install g++"
+        advice = "the CPU's loss kernel and torch.compile need one; runs go on without, more slowly: apt install g++"
         yield Finding("compiler", "warn", "no C++ compiler on PATH", advice)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,7 @@ from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.files import Progress, load_progress
 from trainer_daemon.engine.job import StoppedBeforeTrainingError, compiled_or_eager
 from trainer_daemon.engine.loop import train
+from trainer_daemon.engine.models import loss
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
 
 
@@ -301,3 +303,16 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_does_not_read_as_complete
     )
     assert finished.reason == "failed"
     assert "last checkpoint" in finished.message
+
+
+def test_without_a_compiler_the_loss_goes_on_in_plain_torch_and_the_run_says_so(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "_kernel", None)
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PATH", os.devnull)
+    seen = Recorder()
+    finished, _ = run_tiny(tiny_spec("train.num_iterations=2"), home, seen, tmp_path)
+    assert finished.reason == "completed"
+    (notice,) = [e.text for e in seen.of(Notice) if "compiled kernel" in e.text]
+    assert "there is no C++ compiler on PATH" in notice

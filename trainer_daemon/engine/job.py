@@ -44,6 +44,8 @@ from trainer_daemon.engine.data.rows import Rows, open_rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.flops import device_peak
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.loss import use_fused_kernel
+from trainer_daemon.engine.native import NativeError
 from trainer_daemon.engine.optim.gradients import Gradients, LossScale
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
 from trainer_daemon.engine.precision import COMPUTE_DTYPES, choose_precision
@@ -204,6 +206,8 @@ def build_job(
         )
 
     emit(PhaseChanged("building", 0))
+    if ranks.device.type == "cpu":
+        fuse_loss_or_tell(home, emit)
     plan = training_plan(spec, prepared.tokenizer.vocab_size, ranks.world_size)
     model = GPT(
         plan.shape,
@@ -328,6 +332,18 @@ def check_lineage(saved: Manifest, now: Lineage, ranks: Ranks, emit: Emit) -> Li
             )
         )
     return now.model_copy(update={"parent": name})
+
+
+def fuse_loss_or_tell(home: Path, emit: Emit) -> None:
+    """Compile the CPU's loss kernel, or say that the loss goes on in plain torch."""
+    try:
+        use_fused_kernel(home / "kernels")
+    except NativeError as e:
+        emit(
+            Notice(
+                "info", f"the loss runs without its compiled kernel, more slowly ({e}). See: llmctl doctor"
+            )
+        )
 
 
 def compile_mode(runtime: RuntimeSpec, device: torch.device) -> str | None:
