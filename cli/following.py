@@ -104,10 +104,8 @@ class ProgressLines:
                 self._warn(printable(f"step {step}: no checkpoint: {error}"))
             case events.Notice(level, text):
                 (self._tell if level == "info" else self._warn)(printable(f"{level}: {text}"))
-            case events.Stalled(silent_seconds=silent):
-                self._warn(
-                    f"no step for {duration(silent)}: a rank may hang; see: {command_name()} logs {status.name}"
-                )
+            case events.Stalled() as e:
+                self._warn(f"{e.in_words()}; see: {command_name()} logs {status.name}")
             case events.RankExited(is_root_cause=True, rank=rank, message=message):
                 self._warn(printable(f"rank {rank} ended: {message}"))
             case events.StateChanged(state=state, reason=reason):

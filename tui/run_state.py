@@ -384,8 +384,8 @@ def _in_words(event: Event) -> tuple[Level, str] | None:
         case RankExited(rank=rank, exit_code=code, signal=signal, message=message, is_root_cause=is_cause):
             how = signal or f"exit code {code}"
             return ("error" if is_cause else "warning"), f"rank {rank} died ({how}): {message}"
-        case Stalled(silent_seconds=silent):
-            return "error", f"no step for {silent:.0f} s: a rank may hang"
+        case Stalled():
+            return "error", event.in_words()
         case AttemptStarted() as e:
             ranks = "1 rank" if e.world_size == 1 else f"{e.world_size} ranks"
             return (

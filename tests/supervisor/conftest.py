@@ -38,9 +38,13 @@ class Daemons:
         self._reports.append(report)
         return report
 
-    def start(self, name: str = "a", *, steps: int = 10_000, **runtime: Any) -> RunDir:
+    def start(
+        self, name: str = "a", *, steps: int = 10_000, sections: dict[str, Any] | None = None, **runtime: Any
+    ) -> RunDir:
+        """`sections`: of the spec, beside `train` and `runtime`."""
         runtime = {"restart_delay_seconds": 0, **runtime}
-        report = self.ask({"name": name, "spec": {"train": {"num_iterations": steps}, "runtime": runtime}})
+        spec = {"train": {"num_iterations": steps}, "runtime": runtime, **(sections or {})}
+        report = self.ask({"name": name, "spec": spec})
         return RunDir(Path(report.path))
 
     def resume(self, run: RunDir) -> int:

@@ -20,6 +20,5 @@ if __name__ == "__main__":
         stop_seconds=float(os.environ.get("STOP_SECONDS", "60")),
         terminate_seconds=0.3,
         finish_seconds=5,
-        stall_seconds=float(os.environ.get("STALL_SECONDS", "60")),
     )
     sys.exit(main(sys.argv[1:], agent_command=agent_command, patience=patience))

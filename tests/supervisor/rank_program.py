@@ -17,6 +17,7 @@ from trainer_daemon.contract.events import Command, CommandDone, Event, Finished
 from trainer_daemon.contract.journal import JournalReader, JournalWriter
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
 from trainer_daemon.contract.rundir import RunDir, hold_lock
+from trainer_daemon.processes.rank import tell_stacks
 from trainer_daemon.supervisor.attempts import write_struct
 
 STEP_SECONDS = float(os.environ.get("STEP_SECONDS", "0.01"))
@@ -63,6 +64,7 @@ def main() -> int:
         terminated = True
 
     signal.signal(signal.SIGTERM, note)
+    tell_stacks(run.rank_stacks(attempt, rank))
     lock = hold_lock(run.ranks_lock, shared=True)
     print(f"rank {rank} of attempt {attempt} is up", flush=True)
     if rank:  # the others are there to hold the lock and to be killed

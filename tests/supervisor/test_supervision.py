@@ -13,6 +13,7 @@ from tests.supervisor.conftest import (
     kill_and_wait,
     kind_is,
     rank_pids,
+    state_is,
     states,
     wait_until,
     wait_until_over,
@@ -353,10 +354,9 @@ def test_the_supervisor_loads_no_torch_and_stays_small(
 
 
 def test_ranks_that_fall_silent_are_told_once_and_forgiven_when_they_go_on(
-    daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+    daemons: Daemons,
 ) -> None:
-    monkeypatch.setenv("STALL_SECONDS", "1")
-    run = daemons.start()
+    run = daemons.start(sections={"health": {"hang_seconds": 5}})
     with Feed(run) as feed:
         follow(feed, kind_is("train_step"))
         (rank,) = rank_pids(run)
@@ -370,3 +370,24 @@ def test_ranks_that_fall_silent_are_told_once_and_forgiven_when_they_go_on(
         follow(feed, kind_is("train_step"))
     assert observe(run).error is None
     assert len(events(run, Stalled)) == 1
+
+
+@pytest.mark.fault
+def test_ranks_that_hang_leave_their_stacks_and_are_killed_and_started_again(daemons: Daemons) -> None:
+    run = daemons.start(nproc=2, sections={"health": {"hang_seconds": 4}})
+    with Feed(run) as feed:
+        follow(feed, kind_is("train_step"))
+        wait_until(lambda: len(rank_pids(run)) == 2, "there are not two ranks")
+        ranks = rank_pids(run)
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
+        follow(feed, kind_is("stalled"))
+        assert "killed and started again" in str(observe(run).error)
+        seen = follow(feed, state_is("starting"))
+        assert "restart 1 of 3" in str(seen[-1].event)
+        assert "said nothing for" in str(seen[-1].event)
+        follow(feed, kind_is("train_step", attempt=2))
+    assert not set(ranks) & set(rank_pids(run))
+    for rank in (0, 1):
+        assert "rank_program.py" in run.rank_stacks(1, rank).read_text(), rank
+    assert [e.stacks for e in events(run, Stalled)] == [None], "a stopped process could not write yet"

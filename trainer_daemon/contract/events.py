@@ -100,11 +100,24 @@ class RankExited(Event):
 
 @dataclass(frozen=True, slots=True)
 class Stalled(Event):
-    """The ranks should be stepping and have said nothing for long; the supervisor's word. Any later one of theirs ends it."""
+    """The ranks have said nothing for longer than their phase allows; the supervisor's word. Any later one of theirs ends it."""
 
     silent_seconds: float
     usual_seconds: float | None
-    """Smoothed step_seconds before; None when there was no step yet."""
+    """Median step_seconds of this launch before; None when there was no step yet."""
+    phase: Phase = "running"
+    """What they were doing when they fell silent."""
+    stacks: str | None = None
+    """Folder inside the run folder that has every rank's stacks of that moment; None where they cannot be had."""
+    kill_seconds: float | None = None
+    """The silence at which they are killed and started again; None for ranks that another launcher owns."""
+
+    def in_words(self) -> str:
+        """One sentence for status, cockpit and command line, without a full stop."""
+        doing = "no step" if self.phase == "running" else f"{self.phase} without a word"
+        stacks = f"; where each rank is: {self.stacks}/rank-*.stacks" if self.stacks else ""
+        end = f"; at {self.kill_seconds:.0f} s they are killed and started again" if self.kill_seconds else ""
+        return f"{doing} for {self.silent_seconds:.0f} s: a rank may hang{stacks}{end}"
 
 
 @dataclass(frozen=True, slots=True)

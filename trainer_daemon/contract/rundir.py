@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import tempfile
 import time
@@ -32,6 +33,8 @@ from trainer_daemon.contract.spec import RunSpec
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LOG_PATTERN = re.compile(r"supervisor|agent|rank-[0-9]{1,4}")
+STACKS_SIGNAL = signal.SIGUSR2
+"""Makes a rank append the stacks of all its threads to its `rank_stacks` file."""
 LOG_PART_BYTES = 256 * 1024
 """At most this much of a log in one piece."""
 
@@ -113,6 +116,10 @@ class RunDir:
 
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank}.log"
+
+    def rank_stacks(self, attempt: int, rank: int) -> Path:
+        """Where a rank was each time it was asked, see STACKS_SIGNAL."""
+        return self.attempt(attempt) / f"rank-{rank}.stacks"
 
     @property
     def supervisor_log(self) -> Path:

@@ -201,6 +201,14 @@ class RuntimeSpec(Section):
     """Wait before the first restart; each further one in a row waits three times as long."""
 
 
+class HealthSpec(Section):
+    """What is watched while it trains, and what is done about it."""
+
+    hang_seconds: float = Field(default=60.0, gt=0, le=86_400, allow_inf_nan=False)
+    """Silence that makes ranks that should be stepping count as hanging, or ten median steps when that is longer; what
+    they do between steps gets a multiple of it. At twice that time they are killed and started again."""
+
+
 class RunSpec(Section):
     """One run, whole. Its canonical JSON is hashed; the hash travels with every checkpoint."""
 
@@ -218,6 +226,7 @@ class RunSpec(Section):
     sample: SampleSpec = SampleSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     runtime: RuntimeSpec = RuntimeSpec()
+    health: HealthSpec = HealthSpec()
 
     @model_validator(mode="after")
     def _cross_field_rules(self) -> Self:

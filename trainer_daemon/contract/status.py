@@ -141,12 +141,6 @@ class RunStatus:
                 self.last_checkpoint = {"step": e.step, "path": e.path}
             case RankExited(rank=rank, message=message, is_root_cause=True):
                 self.error = {"kind": "rank_exit", "message": f"rank {rank}: {message}"}
-            case Stalled(silent_seconds=silent):
-                advice = f"look at: llmctl logs {self.name}; end it: llmctl kill {self.name}"
-                self.error = {
-                    "kind": "stalled",
-                    "message": f"no step for {silent:.0f} s, a rank may hang; {advice}",
-                }
             case SettingChanged(key=key, value=value):
                 self.settings[key] = value
             case Forked(run=origin, step=step):
@@ -155,6 +149,8 @@ class RunStatus:
                 self.state = (
                     "running"  # it could not be saved; if it ends all the same, its last word follows
                 )
+            case Stalled() as e:
+                self.error = {"kind": "stalled", "message": f"{e.in_words()}. See: llmctl logs {self.name}"}
             case Finished(reason="failed", message=message):
                 self.error = {"kind": "failed", "message": message}
             case _:

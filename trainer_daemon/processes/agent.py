@@ -50,6 +50,14 @@ CONSEQUENCE = re.compile(
 """What a rank says when it fell because another one did."""
 
 
+NCCL_WATCH = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    "TORCH_FR_BUFFER_SIZE": "2000",
+}
+"""A collective that times out ends its process, and leaves what the last 2000 collectives were doing. Torch's defaults have
+moved between releases, so they are said."""
+
 RANK_COMMAND = ("-m", "trainer_daemon")
 
 
@@ -94,6 +102,7 @@ def launch(run: RunDir, attempt: int, runtime: RuntimeSpec, rank_command: Sequen
 
     ranks = count_ranks(runtime)
     os.environ.update(rank_environment(runtime, ranks))
+    os.environ["TORCH_FR_DUMP_TEMP_FILE"] = str(run.attempt(attempt) / "nccl-rank-")
     rendezvous_handler_registry.register(RENDEZVOUS, loopback_rendezvous)
     config = LaunchConfig(
         min_nodes=1,
@@ -138,6 +147,7 @@ def rank_environment(runtime: RuntimeSpec, ranks: int) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SIBLING_SECONDS),
         "LOGLEVEL": "WARNING",
+        **NCCL_WATCH,
     }
     on_cpu = runtime.device == "cpu" or (runtime.device == "auto" and not torch.cuda.is_available())
     if on_cpu:

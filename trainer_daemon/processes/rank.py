@@ -5,6 +5,7 @@ not outlive the agent, or a crash would leave ranks that train unseen.
 """
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import Command, CommandDone, Event, Finished
 from trainer_daemon.contract.journal import JournalReader, JournalWriter
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
-from trainer_daemon.contract.rundir import RunDir, hold_lock, home, write_json
+from trainer_daemon.contract.rundir import STACKS_SIGNAL, RunDir, hold_lock, home, write_json
 from trainer_daemon.contract.settings import present_spec
 
 COMMAND_POLL_SECONDS = 0.05
@@ -70,6 +71,7 @@ def main(arguments: list[str]) -> int:
     if launched_by_agent:
         die_with_parent(int(os.environ["LLMCTL_AGENT_PID"]))
         append_output_to(run.rank_log(rank))
+    tell_stacks(run.rank_stacks(attempt, rank))
     terminated = SignalFlag(signal.SIGTERM)
     lock = hold_lock(run.ranks_lock, shared=True)
     try:
@@ -183,6 +185,18 @@ def append_output_to(log: Path) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
+
+
+def tell_stacks(file: Path) -> None:
+    """Have a signal write the stacks of all threads to a file, and a crash in native code to stderr.
+
+    It works in a blocked collective: the handler is C and needs neither the main thread nor the interpreter's lock.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # open as long as the process lives: faulthandler keeps the bare descriptor
+    fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    faulthandler.register(STACKS_SIGNAL, file=fd, all_threads=True)
+    faulthandler.enable()
 
 
 def record_error(attempt_folder: Path, rank: int, error: BaseException) -> None:

@@ -45,8 +45,10 @@ from trainer_daemon.supervisor.commands import (
     check_arguments,
     refusal,
 )
+from trainer_daemon.supervisor.stacks import save_stacks
 from trainer_daemon.supervisor.sweep import kill_run_processes, reap_orphans
 from trainer_daemon.supervisor.verdict import judge
+from trainer_daemon.supervisor.watchdog import Watchdog, phase_of
 
 TAIL_SECONDS = 0.03
 """How often the journal is looked at."""
@@ -80,8 +82,6 @@ class Patience:
     """After SIGTERM. Then SIGKILL."""
     finish_seconds: float = 60.0
     """After the ranks' own last word. Then SIGTERM."""
-    stall_seconds: float = 60.0
-    """Without a step, or ten usual steps when that is longer, before the reader is told; ten times it for the first."""
 
 
 class RangeArguments(msgspec.Struct, frozen=True):
@@ -150,8 +150,10 @@ class Supervisor:
         self._save_seconds = 0.0
         self._asked_to_end: str | None = None
         self._next_beat = 0.0
-        self._ranks_heard_at = time.monotonic()
+        self._watchdog = Watchdog(self._spec.health.hang_seconds, time.monotonic())
         self._is_stalled = False
+        self._hang: str | None = None
+        """Why this supervisor killed the ranks, when it took them to hang."""
         self._stored_cursors: dict[str, int] = {}
 
     # ------------------------------------------------------------------------------------------------- the loop
@@ -193,6 +195,9 @@ class Supervisor:
                 self._enter("completed", last_word.message)
             return
         self._agent = agent
+        self._watchdog = Watchdog(
+            self._spec.health.hang_seconds, time.monotonic(), phase_of(self._status.phase)
+        )
         was_stopping = self._status.state == "stopping"
         self._enter(
             self._status.state if self._status.state not in FINAL_STATES else "running",
@@ -233,20 +238,28 @@ class Supervisor:
             return
         self._next_beat = time.monotonic() + HEARTBEAT_SECONDS
         self._port.stay_reachable()
-        self._look_for_stall()
+        if self._agent is not None and self._ladder_since is None:
+            self._look_for_hang(self._agent)
         self._port.heartbeat(self._status.cursors)
         self._store()
 
-    def _look_for_stall(self) -> None:
-        """Tell once when ranks that should be stepping fall silent; what they do between steps takes what it takes."""
-        if self._is_stalled or (self._status.state, self._status.phase) != ("running", "running"):
+    def _look_for_hang(self, agent: Agent) -> None:
+        """Silent for too long: tell once, with the stacks of all ranks. For twice as long: kill them, to start again."""
+        silence = self._watchdog.look(time.monotonic())
+        if silence.judgement == "well" or silence.budget_seconds is None:
             return
-        silent, usual = time.monotonic() - self._ranks_heard_at, self._status.step_seconds
-        least = self._patience.stall_seconds
-        # a first step may compile kernels
-        if silent > (10 * least if usual is None else max(least, 10 * usual)):
+        is_ours = agent.pid is not None
+        if not self._is_stalled:
             self._is_stalled = True
-            self._emit(Stalled(silent, usual))
+            stacks = save_stacks(self._run, self._attempt)
+            kill_seconds = 2 * silence.budget_seconds if is_ours else None
+            self._emit(Stalled(silence.seconds, silence.usual_seconds, silence.phase, stacks, kill_seconds))
+        elif silence.judgement == "hung" and is_ours and self._hang is None:
+            stacks = save_stacks(self._run, self._attempt, wake=True)
+            told = f"; where each one was: {self._run.path / stacks}/rank-*.stacks" if stacks else ""
+            self._hang = f"the ranks said nothing for {silence.seconds:.0f} s while {silence.phase}{told}"
+            self._emit(Notice("error", f"{self._hang}; they are killed"))
+            kill_run_processes(self._run)
 
     # ------------------------------------------------------------------------------------------------- attempts
 
@@ -256,7 +269,8 @@ class Supervisor:
             return
         self._attempt += 1
         self._daemon.attempt = self._control.attempt = self._attempt
-        self._finished = self._stop_done = self._ladder_since = self._terminated_at = None
+        self._finished = self._stop_done = self._ladder_since = self._terminated_at = self._hang = None
+        self._watchdog, self._is_stalled = Watchdog(self._spec.health.hang_seconds, time.monotonic()), False
         self._enter("starting", self._launch_reason)
         control_after = self._control.last_seq
         if self._pause_wanted:  # a restart does not undo a pause
@@ -296,6 +310,7 @@ class Supervisor:
             finished=self._finished,
             result=result,
             agent_ending=agent.ending(),
+            hang=self._hang,
             failures_in_a_row=self._failures_in_a_row,
             stop_reason=self._stop_reason,
             unkillable=unkillable,
@@ -334,7 +349,9 @@ class Supervisor:
                 self._terminated_at = now
                 agent.terminate()
         elif now - self._terminated_at > self._patience.terminate_seconds:
-            self._emit(Notice("warning", "the ranks ignored SIGTERM; they get SIGKILL"))
+            stacks = save_stacks(self._run, self._attempt, wake=True)
+            told = f"; where each one was: {stacks}/rank-*.stacks" if stacks else ""
+            self._emit(Notice("warning", f"the ranks ignored SIGTERM; they get SIGKILL{told}"))
             self._terminated_at = now
             kill_run_processes(self._run)
 
@@ -382,8 +399,9 @@ class Supervisor:
                     self._take_in(record)
 
     def _take_in(self, record: Record) -> None:
+        self._watchdog.hear(record)
         if record.stream == "train":
-            self._ranks_heard_at, self._is_stalled = time.monotonic(), False
+            self._is_stalled = False
         match record.event:
             case CheckpointSaved(seconds=seconds):
                 self._failures_in_a_row = 0

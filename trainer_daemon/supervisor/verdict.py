@@ -33,8 +33,12 @@ def judge(
     failures_in_a_row: int,
     stop_reason: str | None,
     unkillable: list[int],
+    hang: str | None = None,
 ) -> Verdict:
-    """Decide how a run goes on. `failures_in_a_row` counts this one, if it is one."""
+    """Decide how a run goes on. `failures_in_a_row` counts this one, if it is one.
+
+    `hang`: why the supervisor itself killed the ranks.
+    """
     if unkillable:
         return Verdict(
             "failed",
@@ -46,7 +50,9 @@ def judge(
         return Verdict("stopped", f"{stop_reason}; the ranks did not get to save")
 
     root = next((r for r in result.ranks if r.is_root_cause), None) if result else None
-    if root is not None:
+    if hang is not None:
+        root, cause, log = None, hang, run.rank_log(0)
+    elif root is not None:
         cause = f"rank {root.rank}: {root.message}"
         log = run.rank_log(root.rank)
     else:
