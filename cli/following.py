@@ -102,6 +102,8 @@ class ProgressLines:
                 self._tell(f"step {e.step}: checkpoint saved in {e.seconds:.1f}s")
             case events.CheckpointFailed(step, error):
                 self._warn(printable(f"step {step}: no checkpoint: {error}"))
+            case events.Alert() as e:
+                self._warn(printable(e.in_words()))
             case events.Notice(level, text):
                 (self._tell if level == "info" else self._warn)(printable(f"{level}: {text}"))
             case events.Stalled() as e:

@@ -101,6 +101,10 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
         ("updated", clock(s.updated_at)),
         ("folder", str(found.path)),
     ]
+    if s.skipped_steps:
+        rows.append(("skipped", f"{s.skipped_steps} steps changed nothing"))
+    if s.alert:
+        rows.append(("alert", printable(s.alert["message"])))
     if s.error:
         rows.append(("wrong", printable(s.error["message"])))
     out(pairs(rows))

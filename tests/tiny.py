@@ -87,6 +87,7 @@ def build_tiny(
         home=home,
         checkpoints=checkpoints or home / "checkpoints",
         settings_file=(checkpoints or home / "checkpoints") / "settings.json",
+        evidence=(checkpoints or home) / "evidence",
         attempt=1,
         emit=recorder.emit,
         commands=recorder,

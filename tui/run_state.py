@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer_daemon.contract.events import (
     FINAL_STATES,
+    Alert,
     AttemptStarted,
     CheckpointFailed,
     CheckpointSaved,
@@ -400,6 +401,10 @@ def _in_words(event: Event) -> tuple[Level, str] | None:
             )
         case CheckpointFailed(step, error):
             return "error", f"step {count(step)}: checkpoint abandoned: {error}"
+        case Alert(name="not_finite" | "rolled_back" | "replicas_differ"):
+            return "error", event.in_words()
+        case Alert():
+            return "warning", event.in_words()
         case Notice(level=notice_level, text=text):
             return notice_level, text
         case Finished(reason, step, message):

@@ -1,9 +1,12 @@
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from trainer_daemon.contract.alerts import CAUSE_AND_FIX, alert
 from trainer_daemon.contract.events import (
+    AlertName,
     AttemptStarted,
     Event,
     Finished,
@@ -184,3 +187,22 @@ def test_the_last_word_of_a_long_run_is_folded_last(run: RunDir) -> None:
     write(run, "daemon", StateChanged("stopped", "stopped on request", 1, 1))
     status = observe(run)
     assert (status.state, status.step, status.eta_seconds) == ("stopped", 6000, None)
+
+
+def test_an_alert_is_shown_until_the_ranks_start_again(run: RunDir) -> None:
+    write(run, "daemon", started())
+    write(run, "train", alert("loss_spike", 7, "the loss jumped to 99 nats from a usual 3"))
+    lock = hold_lock(run.run_lock)
+    shown = observe(run).alert
+    assert shown is not None
+    assert (shown["name"], shown["step"]) == ("loss_spike", 7)
+    for part in ("jumped to 99", "Likely cause", "What to do"):
+        assert part in shown["message"]
+    write(run, "daemon", started(attempt=2))
+    assert observe(run).alert is None
+    os.close(lock)
+
+
+def test_every_alert_has_a_cause_and_a_fix() -> None:
+    assert set(CAUSE_AND_FIX) == set(get_args(AlertName))
+    assert all(cause and fix for cause, fix in CAUSE_AND_FIX.values())

@@ -33,6 +33,25 @@ State = Literal[
 CommandName = Literal["pause", "resume", "stop", "save", "sample", "evaluate", "set"]
 """What the ranks can be asked for."""
 
+AlertName = Literal[
+    "loss_spike",
+    "gradient_spike",
+    "not_finite",
+    "rolled_back",
+    "replicas_differ",
+    "slow_rank",
+    "loss_stuck",
+    "slow_descent",
+    "early_plateau",
+    "overfitting",
+    "gibberish",
+]
+"""What may be wrong with a training. `contract/alerts.py` has the likely cause of each and what to do."""
+
+FailureCause = Literal["nan", "sdc", "rank_exit", "hang", "no_progress", "spec", "checkpoint", "unkillable"]
+"""Why a run failed. nan: the loss stayed not finite. sdc: replicas came apart, silent data corruption. no_progress: restart
+after restart without a new checkpoint. spec: the spec, the data or the checkpoints cannot be used."""
+
 FINAL_STATES: frozenset[State] = frozenset({"completed", "stopped", "failed", "crashed"})
 
 
@@ -83,6 +102,8 @@ class StateChanged(Event):
     """Of the supervisor."""
     attempt: int
     """Launches of the ranks so far, from 1."""
+    cause: FailureCause | None = None
+    """Of a failed run, for programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +256,8 @@ class TrainStep(Event):
     """flops_per_token x tokens_per_second / (peak FLOP/s x ranks), a fraction; None where the peak is unknown."""
     epoch: float
     """Rows drawn / rows in the training set."""
+    was_skipped: bool = False
+    """True when no rank changed its parameters: a number was not finite, or a spike and health.skip_spikes is on."""
     learning_rates: dict[str, float] | None = None
     """Learning rate of each parameter group at this step: its peak x learning_rate_scale."""
     data_seconds: float | None = None
@@ -353,9 +376,32 @@ class Notice(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Alert(Event):
+    """Something looks wrong with the training. Raised once when it begins, not again while it lasts."""
+
+    name: AlertName
+    step: int
+    seen: str
+    """What was observed, with its figures."""
+    cause: str
+    """What it usually comes from."""
+    fix: str
+    """What to do about it."""
+    record: str | None = None
+    """A JSON file inside the run folder with the evidence."""
+
+    def in_words(self) -> str:
+        """One paragraph for status, cockpit and command line."""
+        record = f" Evidence: {self.record}" if self.record else ""
+        return f"step {self.step}: {self.seen}. Likely cause: {self.cause}. What to do: {self.fix}.{record}"
+
+
+@dataclass(frozen=True, slots=True)
 class Finished(Event):
     """Rank 0's last word: the ranks end by their own will."""
 
     reason: Literal["completed", "stopped", "failed"]
     step: int
     message: str
+    cause: FailureCause | None = None
+    """When it failed, for programs."""

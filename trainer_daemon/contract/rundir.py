@@ -110,6 +110,11 @@ class RunDir:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def evidence(self) -> Path:
+        """What alerts point at: one JSON file each."""
+        return self.path / "evidence"
+
     def attempt(self, number: int) -> Path:
         """Folder of one launch of the ranks: `result.json` and the ranks' error files."""
         return self.path / "attempts" / f"{number:04d}"

@@ -207,6 +207,12 @@ class HealthSpec(Section):
     hang_seconds: float = Field(default=60.0, gt=0, le=86_400, allow_inf_nan=False)
     """Silence that makes ranks that should be stepping count as hanging, or ten median steps when that is longer; what
     they do between steps gets a multiple of it. At twice that time they are killed and started again."""
+    skip_spikes: bool = False
+    """Leave out the update of a step whose loss or gradient norm stands far out, at most three in a row; each is counted.
+    Without it a spike is told and recorded only. A step that is not finite is always left out."""
+    check_replicas_every: int | None = Field(default=None, ge=1)
+    """Steps between checks that all ranks hold the same parameters to the bit, which ends a run whose replicas came apart;
+    None: never checked."""
 
 
 class RunSpec(Section):

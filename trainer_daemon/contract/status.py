@@ -11,6 +11,7 @@ from typing import Any
 
 from trainer_daemon.contract.events import (
     FINAL_STATES,
+    Alert,
     AttemptStarted,
     CheckpointSaved,
     CommandDone,
@@ -93,6 +94,10 @@ class RunStatus:
     """RUN@STEP of the checkpoint that it began with."""
     error: dict[str, str] | None = None
     """{kind, message} of what is wrong, if anything is."""
+    alert: dict[str, Any] | None = None
+    """{name, step, message} of the newest alert about the training since the ranks were launched."""
+    skipped_steps: int = 0
+    """Steps of this run's present branch that changed nothing."""
     pid: int | None = None
     """Of the supervisor."""
     started_at: float | None = None
@@ -151,8 +156,10 @@ class RunStatus:
                 )
             case Stalled() as e:
                 self.error = {"kind": "stalled", "message": f"{e.in_words()}. See: llmctl logs {self.name}"}
-            case Finished(reason="failed", message=message):
-                self.error = {"kind": "failed", "message": message}
+            case Alert() as e:
+                self.alert = {"name": e.name, "step": e.step, "message": e.in_words()}
+            case Finished(reason="failed", message=message, cause=cause):
+                self.error = {"kind": cause or "failed", "message": message}
             case _:
                 pass
 
@@ -163,9 +170,10 @@ class RunStatus:
             self.restarts += 1
         self.state, self.pid, self.attempt = e.state, e.pid, e.attempt
         if e.state == "failed":
-            self.error = {"kind": self.error["kind"] if self.error else "failed", "message": e.reason}
+            kind = e.cause or (self.error["kind"] if self.error else "failed")
+            self.error = {"kind": kind, "message": e.reason}
         elif e.state == "starting":
-            self.error, self.phase = None, None
+            self.error, self.alert, self.phase = None, None, None
         if e.state in FINAL_STATES:
             self.eta_seconds = None
 
@@ -178,6 +186,7 @@ class RunStatus:
         if e.peak_memory_bytes is not None:
             self.peak_memory_bytes = max(self.peak_memory_bytes or 0, e.peak_memory_bytes)
         self.attempt_steps += 1
+        self.skipped_steps += e.was_skipped
         # the first step of an attempt warms up kernels and caches, and says nothing about the ones to come
         is_first = self.step_seconds is None or self.attempt_steps <= 2
         self.step_seconds = _smooth(None if is_first else self.step_seconds, e.step_seconds)

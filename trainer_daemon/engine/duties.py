@@ -49,6 +49,8 @@ def is_due(job: Job, every: int) -> bool:
 def save_is_due(job: Job) -> bool:
     """Whether the present step is to be saved and is neither on disk nor on its way there."""
     every, step = job.spec.checkpoint.every, job.progress.step
+    if job.health.skipped_in_a_row and step < job.plan.total_steps:  # a rollback must not find it
+        return False
     due = is_due(job, every) if every else step == job.plan.total_steps
     return due and step not in (job.saved_step, job.saver.in_flight)
 

@@ -7,7 +7,7 @@ the data, the plan, the checkpoint. All ranks build the same job; only the main 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -43,6 +43,7 @@ from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.rows import Rows, open_rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.flops import device_peak
+from trainer_daemon.engine.health import Health
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.models.loss import use_fused_kernel
 from trainer_daemon.engine.native import NativeError
@@ -98,11 +99,14 @@ class Job:
     settings_file: Path
     """Where the main rank notes what is changed while the run trains."""
     saver: Saver
+    evidence: Path
+    """Where records of what went wrong are written."""
     lineage: Lineage
     """What the manifests of this launch say about where they come from."""
     peak_flops: float | None
     """Of one rank's device; None where it is unknown, and on all ranks but the main one."""
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress
+    health: Health
     saved_step: int | None = None
     """The step of the newest checkpoint that this attempt wrote or began from."""
     last_score: tuple[int, float] | None = None
@@ -134,6 +138,18 @@ class Job:
             return self.replica.no_sync()
         return nullcontext()
 
+    def gradient_norms(self) -> dict[str, float]:
+        """Euclidean norm of each parameter's gradient, as long as there is one."""
+        return {
+            name: float(p.grad.float().norm())
+            for name, p in self.model.named_parameters()
+            if p.grad is not None
+        }
+
+    def parameters_are_finite(self) -> bool:
+        """The same answer on all ranks."""
+        return self.ranks.all_ok(all(bool(torch.isfinite(p).all()) for p in self.model.parameters()))
+
     def mfu(self, step_seconds: float) -> float | None:
         """Model FLOP/s of a step over the peak of all ranks' devices, a fraction; None where the peak is unknown."""
         if self.peak_flops is None:
@@ -158,6 +174,7 @@ def build_job(
     home: Path,
     checkpoints: Path,
     settings_file: Path,
+    evidence: Path,
     attempt: int,
     emit: Emit,
     commands: Commands,
@@ -267,11 +284,7 @@ def build_job(
     progress = Progress()
     if checkpoint:
         lineage = check_lineage(read_manifest(checkpoint), lineage, ranks, emit)
-        progress = load_progress(checkpoint)
-        model.load_state_dict(load_tensors(checkpoint, "model", ranks.device))
-        optimizer.load_state_tensors(
-            load_tensors(checkpoint, "optimizer", ranks.device), progress.optimizer_steps
-        )
+        progress = load_checkpoint(checkpoint, model, optimizer, ranks)
         emit(Resumed(progress.step, checkpoint.name, progress.min_val_bpb))
 
     replica: nn.Module = model
@@ -302,11 +315,23 @@ def build_job(
         checkpoints=checkpoints,
         settings_file=settings_file,
         saver=Saver(checkpoints, ranks, spec.checkpoint),
+        evidence=evidence,
         lineage=lineage,
         peak_flops=peak_flops,
         progress=progress,
+        health=Health(progress, skip_spikes=spec.health.skip_spikes),
         saved_step=progress.step if checkpoint else None,
     )
+
+
+def load_checkpoint(checkpoint: Path, model: GPT, optimizer: MuonAdamW, ranks: Ranks) -> Progress:
+    """Put a checkpoint that was verified before into the model and the optimizer; returns how far it is."""
+    progress = load_progress(checkpoint)
+    model.load_state_dict(load_tensors(checkpoint, "model", ranks.device))
+    optimizer.load_state_tensors(
+        load_tensors(checkpoint, "optimizer", ranks.device), progress.optimizer_steps
+    )
+    return progress
 
 
 def check_lineage(saved: Manifest, now: Lineage, ranks: Ranks, emit: Emit) -> Lineage:

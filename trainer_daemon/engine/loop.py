@@ -9,19 +9,16 @@ from math import isfinite
 import torch
 
 from trainer_daemon.contract.events import Finished, Notice, TrainStep
-from trainer_daemon.engine import duties
+from trainer_daemon.engine import duties, trouble
+from trainer_daemon.engine.health import MAX_SKIPPED_STEPS
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.optim import schedule
 from trainer_daemon.engine.step_meter import StepMeter
-
-MAX_SKIPPED_STEPS = 3
-"""Steps in a row whose loss or gradient is not finite before the run is given up."""
 
 
 def train(job: Job) -> Finished:
     """Train until the plan's last step, a stop, or a loss that stays not finite. Returns the run's last word."""
     plan, ranks, progress = job.plan, job.ranks, job.progress
-    skipped_in_a_row = 0
     attention_wanted = False
     meter = StepMeter(ranks.device)
     job.enter("running")
@@ -60,19 +57,22 @@ def train(job: Job) -> Finished:
                 job.gradients.backward(loss)
             loss_sum += loss.detach()  # stays on the device, which works on while the next rows are read
             meter.end_of("compute")
-        grad_norm = job.gradients.finish()
+        rank_grad_norm = job.gradients.finish()
         meter.end_of("compute")
 
-        # the one exchange of a step: the loss over all ranks, whose gradient overflowed, and who wants to turn
-        loss_total, overflows, wishes = ranks.sum(
-            float(loss_sum), float(not isfinite(grad_norm)), float(job.wants_attention())
+        # the one exchange of a step: the loss over all ranks, a gradient norm that all agree on, and who wants to turn
+        loss_total, grad_norm, wishes = ranks.sum(
+            float(loss_sum), rank_grad_norm / ranks.world_size, float(job.wants_attention())
         )
         loss_nats, attention_wanted = loss_total / ranks.world_size, wishes > 0
         meter.end_of("wait")
         learning_rate_scale = schedule.learning_rate_scale(progress.step, plan.total_steps, job.spec.schedule)
-        is_finite = isfinite(loss_nats) and not overflows
-        scale_was_lowered = job.gradients.adapt(is_finite=is_finite)
-        if is_finite:
+        # is this step sound? All ranks find the same, and one that is left out changes nothing on any of them.
+        scale_was_lowered = job.gradients.adapt(is_finite=isfinite(loss_nats) and isfinite(grad_norm))
+        verdict = job.health.judge(loss_nats, grad_norm, is_answered=scale_was_lowered)
+        if verdict.is_news:
+            trouble.record_doubt(job, verdict, loss_nats, float(loss_sum), grad_norm)
+        if not verdict.is_left_out:
             job.saver.wait_for_copy()
             meter.end_of("wait")
             job.optimizer.step(
@@ -87,7 +87,7 @@ def train(job: Job) -> Finished:
         progress.step += 1
         progress.samples_seen += job.batches.global_rows
         progress.tokens += plan.global_batch_tokens
-        progress.loss_nats = loss_nats if is_finite else None
+        progress.loss_nats = loss_nats if isfinite(loss_nats) else None
         job.emit(
             TrainStep(
                 step=progress.step,
@@ -99,23 +99,17 @@ def train(job: Job) -> Finished:
                 tokens_per_second=plan.global_batch_tokens / cost.step_seconds,
                 mfu=job.mfu(cost.step_seconds),
                 epoch=job.batches.epoch(progress.samples_seen),
+                was_skipped=verdict.is_left_out,
                 **asdict(cost),
             )
         )
 
-        # a step that is not finite changed nothing on any rank: the sum above is the same on all of them
-        skipped_in_a_row = 0 if is_finite or scale_was_lowered else skipped_in_a_row + 1
         if scale_was_lowered:
             job.emit(Notice("info", f"step {progress.step} overflowed fp16 and was skipped on all ranks"))
-        elif skipped_in_a_row:
-            job.emit(
-                Notice(
-                    "warning",
-                    f"step {progress.step} was skipped on all ranks: its loss or gradient is not finite",
-                )
-            )
-        if skipped_in_a_row == MAX_SKIPPED_STEPS:
+        # what stays not finite is in the parameters or in the data: back to a checkpoint, and past that data. All ranks.
+        if job.health.must_roll_back and not trouble.roll_back(job):
             advice = "lower optim.matrix_lr and optim.embedding_lr, or use runtime.precision=fp32"
-            return Finished(
-                "failed", progress.step, f"not finite for {MAX_SKIPPED_STEPS} steps in a row; {advice}"
+            seen = (
+                f"not finite for {MAX_SKIPPED_STEPS} steps in a row, after {job.health.rollbacks} rollbacks"
             )
+            return Finished("failed", progress.step, f"{seen}; {advice}", cause="nan")

@@ -48,6 +48,15 @@ class Ranks:
         """True on every rank when it is True on each."""
         return self.sum(0.0 if ok else 1.0)[0] == 0
 
+    def exchange(self, *values: float) -> list[list[float]]:
+        """Every rank's values in float64, by rank, on all ranks."""
+        if self.world_size == 1:
+            return [list(values)]
+        own = torch.tensor(values, dtype=torch.float64)
+        everyones = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(everyones, own)
+        return [tensor.tolist() for tensor in everyones]
+
     def broadcast_json(self, value: Any) -> Any:
         """Rank 0's value, on every rank; the other ranks' argument is ignored."""
         if self.world_size == 1:

@@ -116,6 +116,7 @@ def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") ->
                 home=home(),
                 checkpoints=run.checkpoints,
                 settings_file=run.settings_file,
+                evidence=run.evidence,
                 attempt=attempt,
                 emit=emit,
                 commands=commands,

@@ -7,7 +7,7 @@ rank can be left behind with half a checkpoint, and a disk that fails is one pro
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,6 +46,15 @@ class Progress:
     min_val_bpb: float | None = None
     loss_scale: LossScale | None = None
     """In fp16."""
+    usual_loss_nats: list[float] = field(default_factory=list)
+    """Losses of the last sound steps, oldest first: what counts as a spike follows from them."""
+    usual_grad_norm: list[float] = field(default_factory=list)
+    """Gradient norms of the same steps."""
+
+    def become(self, other: "Progress") -> None:
+        """Take over all of another one's values."""
+        for name in self.__dataclass_fields__:
+            setattr(self, name, getattr(other, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +147,19 @@ def restore_generators(checkpoint: Path, ranks: Ranks) -> None:
         torch.cuda.set_rng_state(states["cuda"], ranks.device)
 
 
-def choose_checkpoint(folder: Path, ranks: Ranks) -> tuple[Path | None, list[str]]:
+def choose_checkpoint(
+    folder: Path, ranks: Ranks, before_step: int | None = None
+) -> tuple[Path | None, list[str]]:
     """The newest good checkpoint, the same on all ranks, and what was passed over on the way to it.
+
+    `before_step`: only of earlier steps.
 
     Raises RunFailedError when there are checkpoints but none is good: training from nothing would hide the loss.
     """
     chosen: list[str] | None = None
     if ranks.is_main:
         store.sweep(folder)
-        newest, refused = store.newest_good(folder)
+        newest, refused = store.newest_good(folder, before_step)
         chosen = [str(newest or ""), *refused]
     path, *refused = ranks.broadcast_json(chosen)
     if refused and not path:

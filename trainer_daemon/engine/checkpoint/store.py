@@ -196,10 +196,15 @@ def good_checkpoints(folder: Path, *, at_most: int) -> list[Path]:
     return good
 
 
-def newest_good(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose every hash holds, and a sentence for each newer one that was passed over."""
+def newest_good(folder: Path, before_step: int | None = None) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose every hash holds, and a sentence for each newer one that was passed over.
+
+    `before_step`: only of earlier steps.
+    """
     refused: list[str] = []
     for path in reversed(checkpoint_folders(folder)):
+        if before_step is not None and path.name >= folder_name(before_step):
+            continue
         try:
             bad = [check.path for check in verify_checkpoint(path) if not check.ok]
         except NotFoundError as e:

@@ -75,6 +75,10 @@ class Batches:
             rows = self._rows.rows(numbers[first : first + self.micro_batch_size])
             yield as_tensors(rows, self._device)
 
+    def global_row_numbers(self, samples_seen: int) -> list[int]:
+        """The numbers of all ranks' rows of the step that begins after `samples_seen` rows of the run."""
+        return self._order.rows(samples_seen, self.global_rows).tolist()
+
     def epoch(self, samples_seen: int) -> float:
         """Rows drawn / rows in the training set."""
         return samples_seen / len(self._rows)

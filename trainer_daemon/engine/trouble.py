@@ -1,0 +1,87 @@
+"""What the loop does about a step that is not sound: tell it, keep the evidence, go back. All ranks take part in each."""
+
+from math import isfinite
+
+from trainer_daemon.contract.alerts import alert
+from trainer_daemon.contract.errors import RunFailedError
+from trainer_daemon.contract.events import Notice, Resumed
+from trainer_daemon.contract.rundir import write_json
+from trainer_daemon.engine.checkpoint.files import choose_checkpoint, restore_generators
+from trainer_daemon.engine.duties import settle_save
+from trainer_daemon.engine.health import MAX_ROLLBACKS, MAX_SKIPPED_STEPS, Verdict, in_words, median_of
+from trainer_daemon.engine.job import Job, load_checkpoint
+
+
+def record_doubt(
+    job: Job, verdict: Verdict, loss_nats: float, rank_loss_nats: float, grad_norm: float
+) -> None:
+    """Tell what is wrong with this step, and keep what would explain it. All ranks, while the gradients are there."""
+    doubt, step, progress = verdict.doubt, job.progress.step + 1, job.progress
+    assert doubt is not None
+    rank_losses = [losses[0] for losses in job.ranks.exchange(rank_loss_nats)]
+    norms = job.gradient_norms()
+    if not job.ranks.is_main:
+        return
+    usual_loss, usual_norm = median_of(progress.usual_loss_nats), median_of(progress.usual_grad_norm)
+    record = {
+        "step": step,
+        "doubt": doubt,
+        "loss_nats": finite_or_none(loss_nats),
+        "loss_nats_by_rank": [finite_or_none(loss) for loss in rank_losses],
+        "usual_loss_nats": usual_loss,
+        "grad_norm": finite_or_none(grad_norm),
+        "usual_grad_norm": usual_norm,
+        "gradient_norms": {name: finite_or_none(norm) for name, norm in norms.items()},
+        "rows": job.batches.global_row_numbers(progress.samples_seen),
+        "rows_by_rank": job.batches.global_rows // job.ranks.world_size,
+    }
+    name = f"step-{step:08d}-{doubt}.json"
+    seen = in_words(doubt, loss_nats, usual_loss, grad_norm, usual_norm, rank_losses, norms)
+    try:
+        job.evidence.mkdir(parents=True, exist_ok=True)
+        write_json(job.evidence / name, record)
+    except OSError as e:
+        job.emit(Notice("warning", f"the evidence of step {step} could not be written: {e}"))
+        job.emit(alert(doubt, step, seen))
+    else:
+        job.emit(alert(doubt, step, seen, f"{job.evidence.name}/{name}"))
+
+
+def finite_or_none(value: float) -> float | None:
+    """For JSON, which knows neither NaN nor infinity."""
+    return value if isfinite(value) else None
+
+
+def roll_back(job: Job) -> bool:
+    """Go on from the newest checkpoint whose parameters are finite, behind the rows drawn since. All ranks.
+
+    False, and nothing changed that matters any more, when there is none or it was done often enough.
+    """
+    if job.health.rollbacks == MAX_ROLLBACKS:
+        return False
+    settle_save(job, wait=True)
+    failed_step, samples_seen = job.progress.step, job.progress.samples_seen
+    before: int | None = None
+    while True:
+        try:
+            checkpoint, _ = choose_checkpoint(job.checkpoints, job.ranks, before)
+        except RunFailedError:  # there are some, and none is good
+            return False
+        if checkpoint is None:
+            return False
+        saved = load_checkpoint(checkpoint, job.model, job.optimizer, job.ranks)
+        if job.parameters_are_finite():
+            break
+        before = saved.step
+    restore_generators(checkpoint, job.ranks)
+    job.progress.become(saved)
+    job.progress.samples_seen = samples_seen
+    job.saved_step = saved.step
+    job.health.rolled_back()
+    job.emit(Resumed(saved.step, checkpoint.name, saved.min_val_bpb))
+    seen = (
+        f"not finite for {MAX_SKIPPED_STEPS} steps in a row up to step {failed_step}; back to {checkpoint.name}, "
+        f"rollback {job.health.rollbacks} of {MAX_ROLLBACKS}"
+    )
+    job.emit(alert("rolled_back", saved.step, seen))
+    return True
