@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from cli import checkpoints, control, curves, doctor, fork, launch, plan, talk, watch
+from cli import chat, checkpoints, control, curves, doctor, fork, launch, plan, sample, watch
 from cli.printing import out, say
 
 OUR_BUG = 1
@@ -88,8 +88,8 @@ for function in (
     checkpoints.pin,
     checkpoints.unpin,
     checkpoints.prune,
-    talk.sample,
-    talk.chat,
+    sample.sample,
+    chat.chat,
     doctor.doctor,
 ):
     commands.command(NAMES.get(function))(function)

@@ -53,6 +53,19 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows)
 
 
+def side_by_side(left: str, right: str, width: int) -> str:
+    """Two texts as columns of together `width` cells."""
+    import textwrap
+    from itertools import zip_longest
+
+    column = max(10, (width - 3) // 2)
+    columns = [
+        [part for line in text.splitlines() for part in textwrap.wrap(line, column) or [""]]
+        for text in (left, right)
+    ]
+    return "\n".join(f"{a:<{column}} │ {b}".rstrip() for a, b in zip_longest(*columns, fillvalue=""))
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A figure with `digits` decimals; a dash for the unknown."""
     return "-" if value is None else f"{value:,.{digits}f}"

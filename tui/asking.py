@@ -13,6 +13,7 @@ from typing import Any
 
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import Event, SampleChunk, Sampled
+from trainer_daemon.contract.generation import Generation, Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,31 +104,28 @@ class Asking(threading.Thread):
     def _stream(self) -> None:
         from trainer_daemon.link.inference import open_worker  # zmq: not before it is needed
 
-        arguments = self._arguments
+        request = Generation(**self._arguments)
         written: list[str] = []
-        tokens = 0
-        is_at_end = False
-        with open_worker(self._checkpoint) as worker:
+        last: Piece | None = None
+        with open_worker() as worker:
             began = time.monotonic()
-            pieces = worker.generate(**arguments)
-            for piece in pieces:
-                tokens = piece.tokens
-                is_at_end = piece.finish_reason == "end"
-                written.append(piece.text)
-                self._outbox.append(SampleChunk(self.request_id, piece.text))
+            pieces = worker.generate(self._checkpoint, request)
+            for last in pieces:
+                written.append(last.text)
+                self._outbox.append(SampleChunk(self.request_id, last.text))
                 if self._stopping.is_set():
                     break
             pieces.close()
         self._outbox.append(
             Sampled(
                 step=self._step,
-                prompt=arguments["prompt"],
+                prompt=request.prompt,
                 text="".join(written),
-                tokens=tokens,
-                finish_reason="end" if is_at_end else "length",
-                temperature=arguments["temperature"],
-                top_k=arguments["top_k"],
-                seed=arguments["seed"],
+                tokens=last.tokens if last else 0,
+                finish_reason=(last.finish_reason if last else None) or "length",
+                temperature=request.temperature,
+                top_k=request.top_k,
+                seed=request.seed,
                 seconds=time.monotonic() - began,
                 request_id=self.request_id,
             )

@@ -1,23 +1,31 @@
-"""Text from a stored checkpoint through a real worker process."""
+"""Text from stored checkpoints through a real worker process."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from tests.tiny import Recorder, run_tiny, tiny_spec
-from trainer_daemon.contract.errors import NotFoundError, RunFailedError, SpecError
+from trainer_daemon.contract.errors import LlmctlError, NotFoundError, RefusedError, RunFailedError, SpecError
 from trainer_daemon.contract.events import Sampled
-from trainer_daemon.contract.rundir import socket_folder
-from trainer_daemon.link.inference import Worker, open_worker
+from trainer_daemon.contract.generation import Generation
+from trainer_daemon.engine.checkpoint.store import MANIFEST, read_manifest
+from trainer_daemon.link.inference import Worker, open_worker, worker_folder
+from trainer_daemon.processes.infer import threads_for
+
+GREEDY = Generation(prompt="One", max_tokens=12, temperature=0.0)
+ENDLESS = Generation(prompt="One", max_tokens=60_000, temperature=5.0, seed=1)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
-    """A checkpoint, and what its run reported."""
+    """The last checkpoint of a run that has three, and what the run reported."""
     home = tmp_path_factory.mktemp("trained")
     seen = Recorder()
     run_tiny(tiny_spec("sample.max_tokens=12"), home, seen)
@@ -25,90 +33,150 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
 
 
 @pytest.fixture
-def checkpoint(trained: tuple[Path, Recorder]) -> Iterator[Path]:
-    """The checkpoint; whatever worker serves it at the end is ended."""
-    yield trained[0]
-    for process in workers_of(trained[0]):
+def checkpoint(trained: tuple[Path, Recorder]) -> Path:
+    return trained[0]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of its own; whatever worker serves it at the end is ended."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    monkeypatch.setenv("LLMCTL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    yield tmp_path / "home"
+    for process in workers_of(tmp_path / "home"):
         process.kill()
-        process.wait(10)
+        psutil.wait_procs([process], timeout=20)
 
 
-def workers_of(checkpoint: Path) -> list[psutil.Process]:
-    return [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if {"infer", str(checkpoint)} <= set(p.info["cmdline"] or [])
-    ]
+def workers_of(home: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "infer" in (process.info["cmdline"] or []):
+            try:
+                found += [process] if process.environ().get("LLMCTL_HOME") == str(home) else []
+            except psutil.Error:
+                continue
+    return found
 
 
-def text_of(
-    worker: Worker, prompt: str, *, max_tokens: int = 12, temperature: float = 0.0, seed: int = 0
-) -> str:
-    pieces = worker.generate(prompt, max_tokens=max_tokens, temperature=temperature, top_k=None, seed=seed)
-    return "".join(piece.text for piece in pieces)
+def text_of(worker: Worker, checkpoint: Path, request: Generation) -> str:
+    return "".join(piece.text for piece in worker.generate(checkpoint, request))
 
 
-def test_a_stored_checkpoint_writes_what_the_model_in_training_wrote(
-    checkpoint: Path, trained: tuple[Path, Recorder]
+def test_one_worker_serves_all_who_ask_whichever_checkpoint_they_ask_for(
+    checkpoint: Path, trained: tuple[Path, Recorder], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_training = trained[1].of(Sampled)[-1]
-    with open_worker(checkpoint) as worker:
-        assert text_of(worker, in_training.prompt) == in_training.text
-        assert len(workers_of(checkpoint)) == 1
+    earlier = checkpoint.with_name("step-00000005")
+    drawn = replace(GREEDY, temperature=1.0, seed=3)
+    with open_worker() as first:
+        loaded = first.open(checkpoint)
+        assert (loaded.step, loaded.context, loaded.device) == (12, 32, "CPU, 1 thread")
+        assert text_of(first, checkpoint, replace(GREEDY, prompt=in_training.prompt)) == in_training.text
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "/tmp/of-another-session")  # where the socket is, the home says
+        with open_worker() as second:
+            assert text_of(first, checkpoint, drawn) == text_of(second, checkpoint, drawn)
+            assert second.open(earlier).step == 5
+            assert first.ping() == second.ping() == workers_of(home)[0].pid
+        together: dict[int, str] = {0: "", 1: "", 2: ""}
+        wanted = [(checkpoint, drawn), (earlier, drawn), (checkpoint, replace(drawn, seed=4))]
+        for place, piece in first.generate_together(wanted):
+            together[place] += piece.text
+        assert together == {i: text_of(first, path, request) for i, (path, request) in enumerate(wanted)}
+    assert len(workers_of(home)) == 1
 
 
-def test_one_worker_serves_all_who_ask_and_a_seed_repeats_its_text(checkpoint: Path) -> None:
-    with open_worker(checkpoint) as first, open_worker(checkpoint) as second:
-        assert text_of(first, "One", temperature=1.0, seed=3) == text_of(
-            second, "One", temperature=1.0, seed=3
-        )
-        texts = [w.generate("A", max_tokens=20, temperature=0.0, top_k=None, seed=0) for w in (first, second)]
-        in_turns = zip(*texts, strict=True)
-        assert all(a == b for a, b in in_turns)
-        assert len(workers_of(checkpoint)) == 1
+def test_a_text_that_is_left_early_makes_room_and_does_not_run_into_the_next(checkpoint: Path) -> None:
+    with open_worker() as worker:
+        expected = text_of(worker, checkpoint, GREEDY)
+        for _ in range(40):  # more than there are rows: each left one must free its own
+            abandoned = worker.generate(checkpoint, ENDLESS)
+            next(abandoned)
+            abandoned.close()
+        assert text_of(worker, checkpoint, GREEDY) == expected
 
 
-def test_a_text_that_is_left_early_does_not_run_into_the_next_one(checkpoint: Path) -> None:
-    with open_worker(checkpoint) as worker:
-        expected = text_of(worker, "Two")
-        abandoned = worker.generate("One", max_tokens=10_000, temperature=1.0, top_k=None, seed=1)
-        next(abandoned)
-        abandoned.close()
-        assert text_of(worker, "Two") == expected
+def test_a_client_that_dies_mid_stream_frees_its_row(checkpoint: Path) -> None:
+    with open_worker() as worker:
+        expected = text_of(worker, checkpoint, GREEDY)
+        for _ in range(20):  # more than there are rows
+            gone = Worker(worker_folder())
+            next(gone.generate_together([(checkpoint, ENDLESS)]))
+            gone._socket.close()  # without a word, as a killed process would
+        assert text_of(worker, checkpoint, GREEDY) == expected
 
 
-def test_a_worker_that_nobody_asks_ends_and_a_killed_one_is_replaced(checkpoint: Path) -> None:
-    with open_worker(checkpoint, idle_seconds=0.2):
-        (process,) = workers_of(checkpoint)
-        process.wait(20)
-    with open_worker(checkpoint) as worker:
-        (process,) = workers_of(checkpoint)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
-    with open_worker(checkpoint) as worker:
-        assert text_of(worker, "One")
+@pytest.mark.slow
+def test_a_worker_that_nobody_asks_ends_and_a_killed_one_is_noticed_and_replaced(
+    checkpoint: Path, home: Path
+) -> None:
+    with open_worker(idle_seconds=0.2):
+        psutil.wait_procs(workers_of(home), timeout=60)
+        assert workers_of(home) == []
+    with open_worker() as worker:
+        pieces = worker.generate(checkpoint, ENDLESS)
+        next(pieces)
+        os.kill(worker.ping(), signal.SIGKILL)
+        with pytest.raises(RefusedError, match="the inference worker is gone"):
+            for _ in pieces:
+                pass
+    with open_worker() as worker:
+        assert text_of(worker, checkpoint, GREEDY)
 
 
-def test_bad_requests_are_answered_in_a_sentence_and_the_worker_lives(checkpoint: Path) -> None:
-    with open_worker(checkpoint) as worker:
-        with pytest.raises(SpecError, match="max_tokens"):
-            text_of(worker, "One", max_tokens=0)
-        with pytest.raises(SpecError, match=r"the request is 9\d,\d{3} bytes"):
-            text_of(worker, "数" * 30_000)
-        assert text_of(worker, "One")
+def test_what_cannot_be_served_is_refused_in_a_sentence_and_the_worker_lives(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    def copy(name: str) -> Path:
+        shutil.copytree(checkpoint, tmp_path / name / checkpoint.name)
+        return tmp_path / name / checkpoint.name
 
-
-def test_a_damaged_checkpoint_is_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
-    damaged = tmp_path / checkpoint.name
-    damaged.mkdir()
-    for file in checkpoint.iterdir():
-        (damaged / file.name).write_bytes(file.read_bytes())
+    damaged, foreign, forged = copy("damaged"), copy("foreign"), copy("forged")
     whole = bytearray((damaged / "model.safetensors").read_bytes())
     whole[-1] ^= 1
     (damaged / "model.safetensors").write_bytes(whole)
-    with pytest.raises(RunFailedError, match=r"damaged \(model.safetensors\)"):
-        open_worker(damaged)
-    assert psutil.wait_procs(workers_of(damaged), timeout=10)[1] == []
-    with pytest.raises(NotFoundError):
-        open_worker(tmp_path / "nowhere")
-    assert socket_folder(damaged).stat().st_mode & 0o077 == 0
+    forge(foreign, tokenizer_hash="0" * 64)
+    (forged / MANIFEST).write_text("{}")
+    with open_worker() as worker:
+        pid = worker.ping()
+        for path, kind, words in (
+            (damaged, RunFailedError, r"damaged \(model.safetensors\)"),
+            (foreign, RunFailedError, "trained with another tokenizer"),
+            (forged, NotFoundError, r"damaged \(MANIFEST.json\)"),
+            (tmp_path / "nowhere", NotFoundError, "is not a checkpoint folder"),
+        ):
+            with pytest.raises(kind, match=words):
+                worker.open(path)
+            with pytest.raises(kind, match=words):
+                text_of(worker, path, GREEDY)
+        with pytest.raises(SpecError, match=r"the prompt has \d+ tokens and the context 32"):
+            text_of(worker, checkpoint, replace(GREEDY, prompt="One day " * 20, overflow="refuse"))
+        with pytest.raises(SpecError, match=r"the request is 9\d,\d{3} bytes"):
+            text_of(worker, checkpoint, replace(GREEDY, prompt="数" * 30_000))
+        for arguments, words in (
+            ({"prompt": "a", "max_tokens": 0}, "max_tokens must be"),
+            ({"prompt": "\x1b]0;x\x07"}, r"control character U\+001B"),
+            ({"prompt": 7}, "the request is not understood"),
+            ([], "the request is not understood"),
+        ):  # from a client that does not check
+            with pytest.raises(LlmctlError, match=words):
+                worker._ask_once("generate", {"checkpoint": str(checkpoint), "request": arguments})
+        assert text_of(worker, checkpoint, GREEDY)
+        assert worker.ping() == pid
+    assert worker_folder().stat().st_mode & 0o077 == 0
+
+
+def forge(checkpoint: Path, **lineage: str) -> None:
+    """Give a checkpoint another lineage under a manifest that is whole."""
+    from trainer_daemon.engine.checkpoint.store import _hash_of
+
+    manifest = read_manifest(checkpoint)
+    values = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update=lineage)}).model_dump()
+    (checkpoint / MANIFEST).write_bytes(msgspec.json.encode({**values, "sha256": _hash_of(values)}))
+
+
+def test_the_worker_takes_no_more_cores_than_are_its_share() -> None:
+    assert threads_for(7_000_000, is_training=False) == 1
+    assert threads_for(1 << 30, is_training=True) <= max(1, threads_for(1 << 30, is_training=False) // 2)

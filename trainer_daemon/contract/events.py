@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trainer_daemon.contract.generation import FinishReason
+
 EVENT_KINDS: dict[str, type["Event"]] = {}
 """kind -> class, filled as the classes below are declared."""
 
@@ -313,7 +315,7 @@ class Sampled(Event):
     prompt: str
     text: str
     tokens: int
-    finish_reason: Literal["length", "end"]
+    finish_reason: FinishReason
     temperature: float
     top_k: int | None
     seed: int

@@ -389,9 +389,14 @@ def recorded_sockets(run: RunDir) -> Path:
     except FileNotFoundError:  # a supervisor that is about to write it, or one of before there was this file
         return socket_folder(run.path)
     with suppress(FileNotFoundError):
-        for part in (folder.parent, folder):
-            _check_private(part)
+        check_socket_folder(folder)
     return folder
+
+
+def check_socket_folder(folder: Path) -> None:
+    """Raises RefusedError when someone else could enter it or put another in its place, FileNotFoundError when it is gone."""
+    for part in (folder.parent, folder):
+        _check_private(part)
 
 
 def _check_private(folder: Path) -> None:

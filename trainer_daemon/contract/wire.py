@@ -26,11 +26,11 @@ RANGE_LIMIT = 5000
 TOPIC_EVENT = b"ev"
 TOPIC_HEARTBEAT = b"hb"
 
-Operation = Literal["ping", "hello", "range", "log", "command", "kill", "generate", "cancel"]
+Operation = Literal["ping", "hello", "range", "log", "command", "kill", "open", "generate", "cancel"]
 """Of a supervisor: ping: {} -> {}. hello: {} -> {name, pid, spec, cursors}. range: {stream, after} -> {lines}.
 log: {source, offset} -> {text, offset, size}. command: {request_id, name, arguments} -> {request_id}. kill: {} -> {}.
-Of an inference worker: ping; generate: {prompt, max_tokens, temperature, top_k, seed} -> many {text, tokens, done,
-finish_reason}, the last one with done; cancel: {id of a generate} -> {}."""
+Of an inference worker: ping: {} -> {pid}. open: {checkpoint} -> what was loaded. generate: {checkpoint, request} -> many
+pieces of `contract.generation`, the last one with done. cancel: {id of a generate}, without an answer."""
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from math import isfinite, nan
 
-from trainer_daemon.contract.errors import LlmctlError
+from trainer_daemon.contract.errors import LlmctlError, RefusedError
 from trainer_daemon.contract.events import (
     CheckpointFailed,
     CheckpointSaved,
@@ -24,12 +24,14 @@ from trainer_daemon.contract.events import (
     from_fields,
     to_fields,
 )
+from trainer_daemon.contract.generation import Generation, Piece
 from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.contract.settings import changed_spec, read_settings
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.saver import SaveResult
 from trainer_daemon.engine.evals.bpb import bits_per_byte, held_out_sums
-from trainer_daemon.engine.inference.generate import TextStream, generate
+from trainer_daemon.engine.inference.batch import Batch, write
+from trainer_daemon.engine.inference.decoder import Decoder
 from trainer_daemon.engine.job import Job
 
 PAUSE_POLL_SECONDS = 0.5
@@ -201,55 +203,53 @@ def write_scheduled_samples(job: Job) -> None:
         return
     settings = job.spec.sample
     for prompt in settings.prompts:
-        write_sample(job, prompt, settings.max_tokens, settings.temperature, settings.top_k, job.spec.seed)
+        write_sample(
+            job,
+            Generation(
+                prompt=prompt,
+                max_tokens=settings.max_tokens,
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                seed=job.spec.seed,
+            ),
+        )
 
 
-def write_sample(
-    job: Job,
-    prompt: str,
-    max_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
-    request_id: str | None = None,
-) -> bool:
+def write_sample(job: Job, request: Generation, request_id: str | None = None) -> bool:
     """One sample from the model in training, sent on in chunks when someone asked for it. The main rank only."""
     with job.phase("sampling"):
         started = last_sent = time.perf_counter()
-        stream = TextStream(job.tokenizer.decode_bytes)
-        text, unsent, count = "", "", 0
+        text, unsent, last = "", "", Piece("", 0, done=True, finish_reason="length")
         try:
-            ids = [job.tokenizer.bos_id, *job.tokenizer.encode(prompt)]
-            for token in generate(
-                job.model,
-                ids,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                seed=seed,
-                stop_ids={job.tokenizer.bos_id},
-            ):
-                count += 1
-                unsent += stream.push(token)
+            decoder = Decoder.of(job.model)
+            if not decoder.agrees_with(job.model):
+                raise RefusedError(
+                    "models/gpt.py and inference/decoder.py compute different functions; change the decoder as well"
+                )
+            for last in write(Batch(decoder, job.tokenizer, rows=1), request):
+                unsent += last.text
                 if request_id and unsent and time.perf_counter() - last_sent > CHUNK_SECONDS:
                     job.emit(SampleChunk(request_id, unsent))
                     text, unsent, last_sent = text + unsent, "", time.perf_counter()
-        except (LlmctlError, RuntimeError) as e:  # RuntimeError: torch's out-of-memory and kernel errors
+        except (
+            LlmctlError,
+            KeyError,
+            RuntimeError,
+        ) as e:  # RuntimeError: torch's out-of-memory and kernel errors
             job.emit(Notice("error", f"sampling at step {job.progress.step} failed: {e}"))
             return False
-        unsent += stream.finish()
         if request_id and unsent:
             job.emit(SampleChunk(request_id, unsent))
         job.emit(
             Sampled(
                 step=job.progress.step,
-                prompt=prompt,
+                prompt=request.prompt,
                 text=text + unsent,
-                tokens=count,
-                finish_reason="end" if count < max_tokens else "length",
-                temperature=temperature,
-                top_k=top_k,
-                seed=seed,
+                tokens=last.tokens,
+                finish_reason=last.finish_reason or "length",
+                temperature=request.temperature,
+                top_k=request.top_k,
+                seed=request.seed,
                 seconds=time.perf_counter() - started,
                 request_id=request_id,
             )
@@ -319,13 +319,9 @@ def _sample_on_request(job: Job, command: Command) -> bool:
     """The main rank writes; the others meet it again in the next announcement."""
     if not job.ranks.is_main:
         return True
-    a = command.arguments
-    return write_sample(
-        job,
-        prompt=a["prompt"],
-        max_tokens=a["max_tokens"],
-        temperature=a["temperature"],
-        top_k=a["top_k"],
-        seed=a["seed"],
-        request_id=command.request_id,
-    )
+    try:
+        request = Generation(**command.arguments)
+    except LlmctlError as e:
+        job.emit(Notice("error", f"sampling at step {job.progress.step} failed: {e}"))
+        return False
+    return write_sample(job, request, command.request_id)

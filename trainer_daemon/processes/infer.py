@@ -1,24 +1,38 @@
-"""Serves one stored checkpoint: verifies it, loads it, answers on its socket, ends when idle.
+"""Serves stored checkpoints: loads what is asked for, writes what is asked for, ends when idle.
 
-It runs beside training and takes nothing from it: the CPU alone, with a low priority.
+It runs beside training and takes nothing from it: a GPU that no process computes on, else the CPU, with a low priority.
 """
 
 import argparse
 import os
+import time
 import traceback
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trainer_daemon.contract.detach import ReadyPipe, leave_parent, settle_in
-from trainer_daemon.contract.errors import LlmctlError, RunFailedError, SpecError
-from trainer_daemon.contract.rundir import socket_folder
-from trainer_daemon.link.inference import IDLE_SECONDS, InferenceServer, Piece
+from trainer_daemon.contract.errors import LlmctlError, RefusedError, RunFailedError
+from trainer_daemon.contract.generation import Piece
+from trainer_daemon.contract.hardware import usable_cores
+from trainer_daemon.contract.rundir import all_runs
+from trainer_daemon.link.inference import IDLE_SECONDS, InferenceServer, Loaded, worker_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer_daemon.engine.inference.batch import Batch
+
+GPU_ROWS, CPU_ROWS = 64, 16
+"""Texts of one checkpoint written at once."""
+SMALL_MODEL_BYTES = 64 << 20
+"""Up to here a second thread costs more than it brings."""
+LOADING_FACTOR = 2.2
+"""Memory that loading takes at its peak, in sizes of the model's file: the tensors, and their packed copies."""
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="trainer_daemon infer")
-    parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--idle", type=float, default=IDLE_SECONDS)
     options = parser.parse_args(arguments)
@@ -26,34 +40,115 @@ def main(arguments: list[str]) -> int:
     leave_parent()
     os.nice(5)  # a training run on the same cores goes first
     try:
-        server = InferenceServer(options.checkpoint)
-        log = socket_folder(options.checkpoint) / "worker.log"
-        settle_in(log.parent, log)
-        from trainer_daemon.engine.inference.session import load_session
+        folder = worker_folder()
+        settle_in(folder, folder / "worker.log")
+        gpu = free_gpu()
+        # decided before CUDA is: a context alone would take memory from whoever trains on the others
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
+        import torch
 
-        session = load_session(options.checkpoint)
+        device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+        server = InferenceServer(folder, partial(load_writer, device=device))
     except LlmctlError as e:
         pipe.refuse(e)
         return e.exit_code
     except Exception as e:  # noqa: BLE001  # whatever it is, the one who waits must hear of it
         traceback.print_exc()
-        pipe.refuse(RunFailedError(f"the checkpoint cannot be served: {type(e).__name__}: {e}"))
+        pipe.refuse(RunFailedError(f"the inference worker cannot start: {type(e).__name__}: {e}"))
         return 1
     pipe.ready({"pid": os.getpid()})
-
-    def generate(request: dict[str, Any]) -> Iterator[Piece]:
-        try:
-            prompt, max_tokens = str(request["prompt"]), int(request["max_tokens"])
-            temperature, seed = float(request["temperature"]), int(request["seed"])
-            top_k = None if request["top_k"] is None else int(request["top_k"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise SpecError(
-                f"a generate request needs prompt, max_tokens, temperature, top_k and seed: {e!r}"
-            ) from e
-        if max_tokens < 1 or temperature < 0 or (top_k is not None and top_k < 1):
-            raise SpecError("max_tokens and top_k must be at least 1, and temperature not negative")
-        return (Piece(*values) for values in session.stream(prompt, max_tokens, temperature, top_k, seed))
-
     with server:
-        server.serve(generate, options.idle)
+        server.serve(options.idle)
     return 0
+
+
+class BatchWriter:
+    """A checkpoint's batch, and what is to be said about it."""
+
+    def __init__(self, batch: "Batch", loaded: Loaded, threads: int) -> None:
+        self.loaded = loaded
+        self.begin, self.cancel, self.abandon = batch.begin, batch.cancel, batch.abandon
+        self._batch = batch
+        self._threads = threads
+
+    @property
+    def is_idle(self) -> bool:
+        return self._batch.is_idle
+
+    def step(self) -> list[tuple[int, Piece]]:
+        import torch
+
+        if torch.get_num_threads() != self._threads:  # each thread of the process has a number of its own
+            torch.set_num_threads(self._threads)
+        return self._batch.step()
+
+
+def load_writer(checkpoint: Path, device: "torch.device") -> BatchWriter:
+    """Load a checkpoint to write from. Raises LlmctlError when it is damaged, or larger than the memory that is free."""
+    import torch
+
+    from trainer_daemon.engine.inference.batch import Batch
+    from trainer_daemon.engine.inference.session import load_session
+
+    begun = time.monotonic()
+    model_bytes = check_memory(checkpoint)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    session = load_session(checkpoint, device=device, dtype=dtype)
+    threads = threads_for(model_bytes, is_training=any(run.ranks_are_alive() for run in all_runs()))
+    decoder = session.decoder
+    cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    loaded = Loaded(
+        step=session.step,
+        context=decoder.shape.sequence_len,
+        vocab_size=decoder.shape.vocab_size,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        precision="fp32" if dtype == torch.float32 else "bf16",
+        load_seconds=time.monotonic() - begun,
+    )
+    rows = GPU_ROWS if device.type == "cuda" else CPU_ROWS
+    return BatchWriter(Batch(decoder, session.tokenizer, rows), loaded, threads)
+
+
+def check_memory(checkpoint: Path) -> int:
+    """Size of the model's file in bytes. Raises RefusedError when loading it would push others out of memory."""
+    import psutil
+
+    file = checkpoint / "model.safetensors"
+    size = file.stat().st_size if file.is_file() else 0
+    free = psutil.virtual_memory().available
+    if size * LOADING_FACTOR > free:
+        raise RefusedError(
+            f"{checkpoint.name} needs {size * LOADING_FACTOR / 1e9:.1f} GB to be loaded and {free / 1e9:.1f} GB are "
+            f"free; end what you can spare, or take a smaller model"
+        )
+    return size
+
+
+def threads_for(model_bytes: int, *, is_training: bool) -> int:
+    """torch threads of the worker: one for a small model, half the cores beside a training run, else all."""
+    if model_bytes <= SMALL_MODEL_BYTES:
+        return 1
+    return max(1, usable_cores() // 2) if is_training else usable_cores()
+
+
+def free_gpu() -> str | None:
+    """UUID of a GPU that no process computes on, of those we may see; None where there is none or no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = str(pynvml.nvmlDeviceGetUUID(gpu))
+            is_ours = allowed is None or {str(index), uuid} & set(allowed.split(","))
+            if is_ours and not pynvml.nvmlDeviceGetComputeRunningProcesses(gpu):
+                return uuid
+    except pynvml.NVMLError:  # a GPU that has fallen off the bus, or one that may not be asked
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+    return None

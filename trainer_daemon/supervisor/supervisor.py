@@ -452,7 +452,7 @@ class Supervisor:
                 return self._command(msgspec.convert(request.args, CommandArguments))
             case "kill":
                 return self._kill()
-            case "generate" | "cancel":
+            case "open" | "generate" | "cancel":
                 raise RefusedError("a supervisor has no model; text comes from an inference worker")
 
     def _range(self, wanted: RangeArguments) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -173,10 +174,15 @@ def sha256_of(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def verify_checkpoint(folder: Path) -> list[FileCheck]:
-    """Every file of the manifest, hashed anew. Raises NotFoundError when the manifest itself cannot be trusted."""
+def verify_checkpoint(folder: Path, only: Collection[str] | None = None) -> list[FileCheck]:
+    """Every file of the manifest, or those of it in `only`, hashed anew.
+
+    Raises NotFoundError when the manifest itself cannot be trusted.
+    """
     checks = []
     for file in read_manifest(folder).files:
+        if only is not None and file.path not in only:
+            continue
         path = folder / file.path
         # a link could lead anywhere; only files that lie in the folder count
         actual = sha256_of(path) if path.is_file() and not path.is_symlink() else None

@@ -1,8 +1,9 @@
-"""What a model remembers of a text so that the next token costs one position, not all of them.
+"""What a model remembers of the texts it is writing, so that the next token of each costs one position, not all.
 
-Preallocated for a fixed capacity; every row of the batch is at the same position. Beside each layer's keys and values
-it keeps the last token's embedding, which the smear adds to the next one.
-B batch, T new tokens, S tokens so far, K key/value heads, D head width, C width, L layers.
+Preallocated. A row is one text; rows 0 to N-1 are in use, without gaps, so that a step works on views and gathers
+nothing: when a text ends, the last row moves into its place. A layer with a window keeps only the positions that the
+window still sees, in a ring; rotary angles are in the keys already, so their order does not matter.
+N rows in use   S slots (positions kept of a layer)   K key/value heads   D head width   C width
 """
 
 import torch
@@ -13,46 +14,46 @@ from trainer_daemon.contract.scaling import ModelShape
 
 class KVCache:
     def __init__(
-        self,
-        shape: ModelShape,
-        *,
-        batch_size: int,
-        capacity: int,
-        dtype: torch.dtype,
-        device: torch.device | str = "cpu",
+        self, shape: ModelShape, *, rows: int, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
-        self.length = 0
-        """Tokens seen by every layer; the layers of a forward pass in progress are ahead of it."""
-        self.capacity = capacity
-        size = (
-            shape.n_layer,
-            batch_size,
-            capacity,
-            shape.n_kv_head,
-            shape.head_dim,
-        )  # (L, B, capacity, K, D)
-        self._keys = torch.empty(size, dtype=dtype, device=device)
-        self._values = torch.empty(size, dtype=dtype, device=device)
-        self._last_embedding = torch.empty(batch_size, 0, shape.n_embd, dtype=dtype, device=device)
+        self.rows = rows
+        """Texts that have room."""
+        self.context = shape.sequence_len
+        self.lengths: list[int] = []
+        """Tokens seen, of each row in use."""
+        self.slots = [min(window + 1, shape.sequence_len) for window in shape.windows]
+        """Of each layer: a query sees `window` keys before its own."""
+        self.layers = [
+            torch.zeros(rows, 2, shape.n_kv_head, slots, shape.head_dim, dtype=dtype, device=device)
+            for slots in self.slots
+        ]  # each (rows, 2, K, S, D): keys and values together, so that a step writes once a layer
+        self.last_embedding = torch.zeros(rows, shape.n_embd, dtype=dtype, device=device)
+        """(rows, C): of each text's last token, for the smear."""
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, T, K, D) keys and values to one layer; returns all of that layer's, (B, S+T, K, D)."""
-        end = self.length + k.size(1)
-        assert end <= self.capacity, f"{end} tokens in a cache made for {self.capacity}"
-        self._keys[layer, :, self.length : end] = k
-        self._values[layer, :, self.length : end] = v
-        return self._keys[layer, :, :end], self._values[layer, :, :end]
+    def add(self) -> int:
+        """Take a row into use, empty; returns its number."""
+        assert len(self.lengths) < self.rows, "no row is free"
+        self.lengths.append(0)
+        return len(self.lengths) - 1
 
-    def exchange_last_embedding(self, newest: Tensor) -> Tensor:
-        """Keep (B, 1, C) for the next call and return the one kept by the last: (B, 0, C) at the text's beginning."""
-        last, self._last_embedding = self._last_embedding, newest
+    def remove(self, row: int) -> int:
+        """Free a row. The last row in use takes its place: returns the number that row had."""
+        last = len(self.lengths) - 1
+        if row != last:
+            for layer in self.layers:
+                layer[row] = layer[last]
+            self.last_embedding[row] = self.last_embedding[last]
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
         return last
 
-    def advance(self, tokens: int) -> None:
-        """All layers have taken `tokens` more."""
-        self.length += tokens
-
-    def clear(self) -> None:
-        """Forget the text, keep the memory."""
-        self.length = 0
-        self._last_embedding = self._last_embedding[:, :0]
+    def fill(self, row: int, layer: int, k: Tensor, v: Tensor) -> None:
+        """Keep (1, T, K, D) keys and values of a text's first T positions, as far as the layer's window reaches back."""
+        T, slots = k.size(1), self.slots[layer]
+        first = max(0, T - slots)
+        kv = torch.stack([k[0, first:], v[0, first:]]).transpose(1, 2)  # (2, K, T - first, D)
+        kept = self.layers[layer][row]  # (2, K, S, D)
+        turn = first % slots  # position p lies in slot p mod S
+        kept[:, :, turn : turn + T - first] = kv[:, :, : slots - turn]
+        if T - first > slots - turn:
+            kept[:, :, : T - first - (slots - turn)] = kv[:, :, slots - turn :]

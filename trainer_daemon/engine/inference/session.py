@@ -1,60 +1,60 @@
 """A stored checkpoint, ready to write: verified, loaded, with its own tokenizer. Needs nothing but its folder."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
+from pydantic import ValidationError
 
-from trainer_daemon.contract.errors import RunFailedError
+from trainer_daemon.contract.errors import LlmctlError, RunFailedError
 from trainer_daemon.contract.scaling import model_shape
 from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.engine.checkpoint.files import load_tensors
-from trainer_daemon.engine.checkpoint.store import verify_checkpoint
+from trainer_daemon.engine.checkpoint.store import read_manifest, verify_checkpoint
 from trainer_daemon.engine.data.tokenizer import Tokenizer
-from trainer_daemon.engine.inference.generate import TextStream, generate
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.inference.decoder import Decoder
+
+READ = {"model.safetensors", "spec.json", "tokenizer.json"}
+"""Of a checkpoint's files; the optimizer's, twice as large, are not even hashed."""
 
 
 @dataclass(frozen=True)
 class Session:
     """A model and its tokenizer."""
 
-    model: GPT
+    decoder: Decoder
     tokenizer: Tokenizer
-
-    def stream(
-        self, prompt: str, max_tokens: int, temperature: float, top_k: int | None, seed: int
-    ) -> Iterator[tuple[str, int, bool, Literal["length", "end"] | None]]:
-        """(text, tokens so far, done, finish reason) for each token; the last one is done. The model stops at a document's end."""
-        text = TextStream(self.tokenizer.decode_bytes)
-        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
-        count = 0
-        stop_ids = {self.tokenizer.bos_id}
-        for token in generate(
-            self.model,
-            ids,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-            stop_ids=stop_ids,
-        ):
-            count += 1
-            yield text.push(token), count, False, None
-        yield text.finish(), count, True, "end" if count < max_tokens else "length"
+    step: int
 
 
-def load_session(checkpoint: Path) -> Session:
-    """Load a checkpoint onto the CPU. Raises RunFailedError when a file is damaged, NotFoundError when it is none."""
-    bad = [check.path for check in verify_checkpoint(checkpoint) if not check.ok]
+def load_session(
+    checkpoint: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Session:
+    """Load a checkpoint. Raises RunFailedError when a file is damaged or foreign, NotFoundError when it is no checkpoint."""
+    bad = [check.path for check in verify_checkpoint(checkpoint, READ) if not check.ok]
     if bad:
         raise RunFailedError(
             f"{checkpoint.name} is damaged ({', '.join(bad)}); choose another: llmctl checkpoints RUN"
         )
-    spec = RunSpec.model_validate_json((checkpoint / "spec.json").read_bytes())
-    tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
-    model = GPT(model_shape(spec.model, tokenizer.vocab_size), compute_dtype=torch.float32)
-    model.load_state_dict(load_tensors(checkpoint, "model", torch.device("cpu")))
-    return Session(model.eval(), tokenizer)
+    manifest = read_manifest(checkpoint)
+    try:
+        spec = RunSpec.model_validate_json((checkpoint / "spec.json").read_bytes())
+        tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
+    except (LlmctlError, ValidationError) as e:
+        raise RunFailedError(f"{checkpoint.name} was written by another version: {e}") from e
+    if tokenizer.content_hash != manifest.lineage.tokenizer_hash:
+        raise RunFailedError(
+            f"{checkpoint.name} was trained with another tokenizer than the one that lies beside it; its token ids "
+            f"mean other text. Restore the folder from where it was copied"
+        )
+    shape = model_shape(spec.model, tokenizer.vocab_size)
+    try:
+        decoder = Decoder(
+            shape, load_tensors(checkpoint, "model", torch.device("cpu")), dtype=dtype, device=device
+        )
+    except (KeyError, RuntimeError) as e:
+        raise RunFailedError(f"{checkpoint.name} does not hold the model that its spec describes: {e}") from e
+    return Session(decoder, tokenizer, manifest.step)

@@ -3,7 +3,8 @@
 A decoder-only transformer without biases or learned norms: rotary positions, QK-norm, relu², a sliding window on most
 layers, value embeddings on every second one, a smear of each token into the next, and scalars that mix the embedding
 back into every block. Shapes come from `contract.scaling.ModelShape`. Matrices are kept in fp32 and cast where they
-are used; embedding tables are kept in the compute dtype.
+are used; embedding tables are kept in the compute dtype. `inference/decoder.py` computes the same function for writing:
+change both.
 
 B batch   T tokens   C width   H heads   K key/value heads   D head width   V vocabulary   L layers
 """
@@ -15,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
-from trainer_daemon.engine.inference.kv_cache import KVCache
 from trainer_daemon.engine.models.attention import attend
 from trainer_daemon.engine.models.fused import rms_norm, rotary_tables, rotate
 from trainer_daemon.engine.models.loss import Reduction, softcap, softcapped_cross_entropy
@@ -60,7 +60,6 @@ class Attention(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor],
         value_embedding: Tensor | None,
-        cache: KVCache | None,
     ) -> Tensor:
         """`(B, T, C) -> (B, T, C)`; `value_embedding` is (B, T, K·D) on the layers that have one."""
         B, T, C = x.shape
@@ -74,8 +73,6 @@ class Attention(nn.Module):
             v = v + gate[..., None] * value_embedding.view(B, T, K, D)
         qk = rms_norm(rotate(qk, *rotation), gain=QK_GAIN)
         q, k = torch.split(qk, [H, K], dim=2)  # (B, T, H, D), (B, T, K, D)
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)  # (B, S, K, D), S = past + T
         y = attend(q, k, v, self.window)  # (B, T, H, D)
         return self.c_proj(y.reshape(B, T, C))
 
@@ -102,10 +99,9 @@ class Block(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor],
         value_embedding: Tensor | None,
-        cache: KVCache | None,
     ) -> Tensor:
         """`(B, T, C) -> (B, T, C)`"""
-        x = x + self.attn(rms_norm(x), rotation, value_embedding, cache)
+        x = x + self.attn(rms_norm(x), rotation, value_embedding)
         return x + self.mlp(rms_norm(x))
 
 
@@ -181,54 +177,43 @@ class GPT(nn.Module):
         idx: Tensor,
         targets: Tensor | None = None,
         *,
-        cache: KVCache | None = None,
         loss_reduction: Reduction = "mean",
     ) -> Tensor:
         """`(B, T) -> (B, T, V)` fp32 logits; with targets (B, T) their loss in nats: a scalar, or (B, T) for "none".
 
-        Target -1 counts for nothing. With a cache, idx continues what the cache has seen. Training goes through here,
-        loss included, so that a wrapper such as DDP sees one forward.
+        Target -1 counts for nothing. Training goes through here, loss included, so that a wrapper such as DDP sees one
+        forward.
         """
-        x = self.hidden_states(idx, cache)
+        x = self.hidden_states(idx)
         if targets is None:
             return self.unembed(x)
         head = self.lm_head.weight[: self.shape.vocab_size]
         loss = softcapped_cross_entropy(x.flatten(0, 1), head, targets.flatten(), LOGIT_CAP, loss_reduction)
         return loss.view_as(targets) if loss_reduction == "none" else loss
 
-    def hidden_states(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden_states(self, idx: Tensor) -> Tensor:
         """`(B, T) -> (B, T, C)`: all of the model but the head."""
-        past, T = cache.length if cache is not None else 0, idx.size(1)
-        assert past + T <= self.cos.size(0), (
-            f"{past + T} positions exceed the rotary table's {self.cos.size(0)}"
-        )
+        T = idx.size(1)
+        assert self.cos.size(0) >= T, f"{T} positions exceed the rotary table's {self.cos.size(0)}"
         heads = self.shape.n_head + self.shape.n_kv_head  # rotated together
-        cos, sin = (
-            table[past : past + T].expand(T, heads, -1).contiguous() for table in (self.cos, self.sin)
-        )
+        cos, sin = (table[:T].expand(T, heads, -1).contiguous() for table in (self.cos, self.sin))
 
         x = rms_norm(self.wte(idx).to(self.compute_dtype))  # (B, T, C)
-        x = x0 = self.smear(x, cache)
+        x = x0 = self.smear(x)
         backout = x
         for layer, block in enumerate(self.blocks):
             x = self.resid_lambdas[layer] * x + self.x0_lambdas[layer] * x0
             table = self.value_embeds[str(layer)] if self.shape.has_value_embedding(layer) else None
             value_embedding = table(idx).to(x.dtype) if table is not None else None  # (B, T, K·D)
-            x = run_block(self.recompute, block, x, (cos, sin), value_embedding, cache)
+            x = run_block(self.recompute, block, x, (cos, sin), value_embedding)
             if layer == self.shape.n_layer // 2:
                 backout = x
-        if cache is not None:
-            cache.advance(T)
         return rms_norm(x - self.backout_lambda.to(x.dtype) * backout)
 
-    def smear(self, x: Tensor, cache: KVCache | None) -> Tensor:
+    def smear(self, x: Tensor) -> Tensor:
         """`(B, T, C) -> (B, T, C)`: adds to each token a gated share of the one before; the first of all has none."""
-        before = x[:, :-1]  # (B, T-1, C)
-        if cache is not None:
-            before = torch.cat([cache.exchange_last_embedding(x[:, -1:]), before], dim=1)  # (B, T-1 or T, C)
-        x_first, x_rest = x[:, : x.size(1) - before.size(1)], x[:, x.size(1) - before.size(1) :]
-        gate = torch.sigmoid(self.smear_gate(x_rest[..., :SMEAR_GATE_CHANNELS]))  # (B, T-1, 1)
-        return torch.cat([x_first, x_rest + self.smear_lambda.to(x.dtype) * gate * before], dim=1)
+        gate = torch.sigmoid(self.smear_gate(x[:, 1:, :SMEAR_GATE_CHANNELS]))  # (B, T-1, 1)
+        return torch.cat([x[:, :1], x[:, 1:] + self.smear_lambda.to(x.dtype) * gate * x[:, :-1]], dim=1)
 
     def unembed(self, x: Tensor) -> Tensor:
         """`(B, T, C) -> (B, T, V)` fp32 logits within ±15; the table's padding rows are cut off."""

@@ -1,0 +1,311 @@
+"""`chat`: write together with a model.
+
+These are base models: they continue what was begun and follow no instructions, so a chat is one text that both write.
+What stands is exactly what the reader sees: the model's words are made printable before they become part of it.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.generation import (
+    MaxTokensOption,
+    MinPOption,
+    PenaltyOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    new_seed,
+)
+from cli.printing import out, say
+from cli.references import CheckpointArgument, find_checkpoint
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.generation import Generation
+    from trainer_daemon.link.inference import Worker
+
+TEXT_BYTES = 30_000
+"""Of what stands, so much of the end is sent: far more than a context holds."""
+HELP = """type the beginning of a text and the model goes on; what you type is added to what stands already
+a line that ends in \\ goes on in the next; on a terminal, Alt-Enter begins a new line, and the arrows recall and edit
+/again              have the model write its last part anew
+/edit [TEXT]        put TEXT in place of your last part; without it, on a terminal, edit that
+/undo               take back your last part and the model's
+/reset              forget what stands
+/show               what stands
+/save FILE          write it to a file
+/system TEXT        what stands before everything, from here on; alone: nothing
+/checkpoint C       go on with another: RUN, RUN@STEP, RUN@best
+/temperature T      0 takes the likeliest token each time
+/top-k K  /top-p P  /min-p P  /penalty R    filters; /top-k off
+/stop TEXT          end an answer before TEXT; /stop off
+/max N              tokens of one answer
+/seed N             begin the draws anew from N
+/quit               leave; so does Ctrl-D. Ctrl-C stops an answer"""
+
+
+def chat(
+    checkpoint: CheckpointArgument,
+    max_tokens: MaxTokensOption = 128,
+    temperature: TemperatureOption = 0.8,
+    top_k: TopKOption = None,
+    top_p: TopPOption = 1.0,
+    min_p: MinPOption = 0.0,
+    repetition_penalty: PenaltyOption = 1.0,
+    stop: StopOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Write together with a model: you begin, it goes on."""
+    from trainer_daemon.contract.generation import Generation
+    from trainer_daemon.link.inference import open_worker
+
+    drawing = Generation(
+        prompt="",
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop or ()),
+        seed=new_seed() if seed is None else seed,
+    )
+    path = find_checkpoint(checkpoint)[1].path  # a wrong name costs no worker
+    with open_worker() as worker:
+        conversation = Conversation(worker, path, drawing)
+        conversation.open(checkpoint)
+        say("a base model: it continues what you begin, it does not answer. /help lists what it understands")
+        hold(conversation, terminal_reader() if sys.stdin.isatty() else plain_reader)
+
+
+Reader = Callable[[str], str]
+"""The next part that is typed, the argument being there to be edited. Raises EOFError when the reader leaves."""
+
+
+def plain_reader(_given: str) -> str:
+    """From a pipe: a line that ends in a backslash goes on in the next."""
+    lines = [input()]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input())
+    return "\n".join(lines)
+
+
+def terminal_reader() -> Reader:
+    """With history, kept over sessions, and editing of several lines."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    from trainer_daemon.contract.rundir import home
+
+    keys = KeyBindings()
+
+    @keys.add("escape", "enter")
+    def begin_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(str(home() / "chat-history")), key_bindings=keys
+    )
+
+    def read(given: str) -> str:
+        text = session.prompt("> ", default=given)
+        while text.endswith("\\"):
+            text = text[:-1] + "\n" + session.prompt("… ")
+        return text
+
+    return read
+
+
+def hold(conversation: "Conversation", read: Reader) -> None:
+    """Read parts until the reader leaves."""
+    given = ""
+    while True:
+        try:
+            typed = read(given)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            say("\nCtrl-D leaves")
+            continue
+        given = ""
+        if typed == "/edit" and sys.stdin.isatty():
+            given = conversation.take_back()
+        elif typed.startswith("/"):
+            if not conversation.obey(typed):
+                return
+        elif typed:
+            conversation.go_on(typed)
+
+
+@dataclass
+class Turn:
+    """What the reader typed, and what the model made of it."""
+
+    typed: str
+    written: str = ""
+
+
+class Conversation:
+    """What stands so far, and how it goes on."""
+
+    def __init__(self, worker: "Worker", checkpoint: Path, drawing: "Generation") -> None:
+        self._worker = worker
+        self._checkpoint = checkpoint
+        self.drawing = drawing
+        """How tokens are chosen; each answer counts the seed up."""
+        self.turns: list[Turn] = []
+        self.system = ""
+        """What stands before everything."""
+        self._has_ended = False
+        """The model has ended its text: the next part begins another."""
+
+    @property
+    def text(self) -> str:
+        """All of it, the reader's and the model's words."""
+        parts = [turn.typed + turn.written for turn in self.turns]
+        return "\n".join([self.system, *parts] if self.system else parts)
+
+    def open(self, reference: str) -> None:
+        """Go on with this checkpoint. Raises LlmctlError, and stays with the one before, when it cannot be had."""
+        run, info = find_checkpoint(reference)
+        loaded = self._worker.open(info.path)
+        self._checkpoint = info.path
+        name = run.name if run else info.path.parent.parent.name
+        say(f"{name} as of step {loaded.step}, {loaded.context} tokens of context, on {loaded.device}")
+
+    def go_on(self, typed: str) -> None:
+        """Add a part and have the model continue; Ctrl-C ends its turn and keeps what it has written."""
+        if self._has_ended:
+            self.turns.clear()
+        self.turns.append(Turn(typed))
+        self._answer()
+
+    def take_back(self) -> str:
+        """Forget the last part, the model's with it; returns what was typed."""
+        self._has_ended = False
+        return self.turns.pop().typed if self.turns else ""
+
+    def _answer(self) -> None:
+        from trainer_daemon.contract.errors import LlmctlError
+        from trainer_daemon.contract.text import printable
+
+        turn = self.turns[-1]
+        turn.typed, turn.written = printable(turn.typed), ""
+        self._has_ended = False
+        request = replace(self.drawing, prompt=last_bytes(self.text, TEXT_BYTES))
+        self.drawing = replace(self.drawing, seed=self.drawing.seed + 1)
+        forgotten = 0
+        out(turn.typed, end="")
+        try:
+            with closing(self._worker.generate(self._checkpoint, request)) as pieces:
+                for piece in pieces:
+                    shown = printable(piece.text)
+                    turn.written += shown
+                    out(shown, end="")
+                    self._has_ended, forgotten = piece.finish_reason == "end", piece.forgotten
+            out()
+        except KeyboardInterrupt:
+            out(" …")
+        except LlmctlError as e:
+            out()
+            say(f"error: {printable(str(e))}")
+        if forgotten:
+            say(f"[the context is full: the model no longer reads the first {forgotten} tokens]")
+        if self._has_ended:
+            say("[the text has come to its end; what you type next begins another]")
+
+    def obey(self, line: str) -> bool:
+        """Do what a line with a slash says; False when that is to leave."""
+        from trainer_daemon.contract.errors import LlmctlError
+
+        word, _, value = line.partition(" ")
+        if word in ("/quit", "/exit"):
+            return False
+        known: dict[str, Callable[[str], None]] = {
+            "/help": lambda _: say(HELP),
+            "/show": lambda _: out(self.text),
+            "/again": self._again,
+            "/edit": self._edit,
+            "/undo": self._undo,
+            "/reset": self._reset,
+            "/save": self._save,
+            "/system": self._set_system,
+            "/checkpoint": self.open,
+            "/temperature": partial(self._set_number, "temperature", float),
+            "/top-k": partial(self._set_number, "top_k", int),
+            "/top-p": partial(self._set_number, "top_p", float),
+            "/min-p": partial(self._set_number, "min_p", float),
+            "/penalty": partial(self._set_number, "repetition_penalty", float),
+            "/max": partial(self._set_number, "max_tokens", int),
+            "/seed": partial(self._set_number, "seed", int),
+            "/stop": self._set_stop,
+        }
+        try:
+            if word in known:
+                known[word](value.strip())
+            else:
+                say(f"{word} is not known; /help lists what is")
+        except ValueError as e:
+            say(f"{word} takes a number: {e}")
+        except (LlmctlError, OSError) as e:
+            say(f"{word}: {e}")
+        return True
+
+    def _again(self, _value: str) -> None:
+        if self.turns:
+            self._answer()
+        else:
+            say("nothing stands yet")
+
+    def _edit(self, value: str) -> None:
+        if self.turns and value:
+            self.take_back()
+            self.go_on(value)
+        else:
+            say("/edit TEXT puts TEXT in place of your last part" if self.turns else "nothing stands yet")
+
+    def _undo(self, _value: str) -> None:
+        self.take_back()
+        say(f"{len(self.turns)} parts stand" if self.turns else "nothing stands any more")
+
+    def _reset(self, _value: str) -> None:
+        self.turns.clear()
+        say("nothing stands any more")
+
+    def _save(self, value: str) -> None:
+        if not value:
+            say("/save FILE: where to?")
+            return
+        path = Path(value).expanduser()
+        path.write_text(self.text + "\n", encoding="utf-8", errors="replace")
+        say(f"saved to {path}")
+
+    def _set_system(self, value: str) -> None:
+        self.system = value
+        say(
+            "this stands before everything; a base model reads it as the text's beginning"
+            if value
+            else "nothing stands before"
+        )
+
+    def _set_stop(self, value: str) -> None:
+        self.drawing = replace(self.drawing, stop=() if value in ("", "off") else (*self.drawing.stop, value))
+
+    def _set_number(self, name: str, kind: type[int] | type[float], value: str) -> None:
+        from trainer_daemon.contract.generation import Generation
+
+        number = None if name == "top_k" and value in ("off", "none", "all") else kind(value)
+        self.drawing = Generation(**{**asdict(self.drawing), name: number})
+
+
+def last_bytes(text: str, most: int) -> str:
+    """The end of a text that fits into so many UTF-8 bytes, cut between characters."""
+    return text.encode("utf-8", "replace")[-most:].decode("utf-8", "ignore")

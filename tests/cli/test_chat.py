@@ -1,0 +1,150 @@
+"""One text that the reader and the model write together."""
+
+import io
+from _thread import interrupt_main
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.chat import Conversation, last_bytes
+from tests.cli.conftest import Llmctl, add_checkpoint, completed_run
+from tests.cli.parrot import Parrot
+from trainer_daemon.contract.generation import Generation
+from trainer_daemon.link.inference import Worker, worker_folder
+
+DRAWING = Generation(prompt="", max_tokens=5, temperature=0.5, seed=9)
+
+
+@pytest.fixture
+def checkpoint(home: Path) -> Path:
+    run = completed_run()
+    add_checkpoint(run, 20)
+    return add_checkpoint(run, 10, 0.5)
+
+
+@pytest.fixture
+def parrot(checkpoint: Path) -> Iterator[Parrot]:
+    bird = Parrot()
+    yield bird
+    bird.close()
+
+
+def test_a_chat_is_one_text_that_both_write(
+    llmctl: Llmctl, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    typed = ["Once", "", "and \\", "then", "/max 2", "/temperature 0", "/seed 3", "more", "/again", "/undo"]
+    typed += [
+        "/edit or",
+        "/system Before.",
+        "/stop x",
+        f"/save {tmp_path}/kept.txt",
+        "/checkpoint done@20",
+        "on",
+    ]
+    typed += ["/reset", "again", "/quit", "x"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed)))
+    said = llmctl("chat", "done@10", "--max-tokens", "3", "--seed", "1")
+    assert said.code == 0
+    assert said.out.splitlines() == [
+        "Once 10 2!",
+        "and ",
+        "then 10 2!",
+        "more 10!",
+        "more 10!",
+        "or 10!",
+        "on 20!",
+        "again 20!",
+    ]
+    for words in (
+        "it continues what you begin",
+        "step 10, 99 tokens of context, on a perch",
+        "as of step 20",
+    ):
+        assert words in said.err
+    story = "Once 10 2!\nand \nthen"  # without the escape sequences: what stands is what is seen
+    more = f"{story} 10 2!\nmore"
+    assert [a.prompt for a in parrot.asked] == [
+        "Once",
+        story,
+        more,
+        more,
+        "Once 10 2!\nor",
+        "Before.\nOnce 10 2!\nor 10!\non",
+        "Before.\nagain",
+    ]
+    assert [(a.max_tokens, a.temperature, a.seed) for a in parrot.asked[:5]] == [
+        (3, 0.8, 1),
+        (3, 0.8, 2),
+        (2, 0.0, 3),
+        (2, 0.0, 4),
+        (2, 0.0, 5),
+    ]
+    assert parrot.asked[-1].stop == ("x",)
+    assert (tmp_path / "kept.txt").read_text() == "Before.\nOnce 10 2!\nor 10!\n"
+
+
+def test_when_the_model_ends_its_text_the_next_part_begins_another(
+    llmctl: Llmctl, parrot: Parrot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("The end\n/again\nOnce\n"))
+    said = llmctl("chat", "done", "--max-tokens", "2")
+    assert [a.prompt for a in parrot.asked] == ["The end", "The end", "Once"]
+    assert "come to its end" in said.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/max",
+        "/max 0",
+        "/max x",
+        "/temperature 11",
+        "/temperature nan",
+        "/seed -1",
+        "/foo",
+        "/top-p 0",
+        "/save",
+        "/checkpoint nobody",
+        "/edit",
+        "/save /nowhere/x",
+        "/checkpoint done@77",
+    ],
+)
+def test_a_chat_command_that_makes_no_sense_changes_nothing(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], parrot: Parrot, line: str
+) -> None:
+    with Worker(worker_folder()) as worker:
+        chat = Conversation(worker, checkpoint, DRAWING)
+        assert chat.obey(line)
+    assert (chat.drawing, chat.turns) == (DRAWING, [])
+    assert capsys.readouterr().err
+
+
+class Impatient(io.StringIO):
+    """A terminal whose reader presses Ctrl-C at the second word."""
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if text == " 2":
+            interrupt_main()
+        return written
+
+
+def test_ctrl_c_ends_the_models_turn_and_keeps_what_it_wrote(
+    checkpoint: Path, parrot: Parrot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Impatient()
+    monkeypatch.setattr("sys.stdout", terminal)
+    with Worker(worker_folder()) as worker:
+        chat = Conversation(worker, checkpoint, Generation(prompt="", max_tokens=60_000))
+        chat.go_on("Once")
+    assert chat.text.startswith("Once 10 2")
+    assert terminal.getvalue().startswith("Once 10 2")
+    assert terminal.getvalue().endswith(" …\n")
+
+
+def test_the_end_of_a_text_is_cut_between_characters() -> None:
+    assert last_bytes("aé🙂", 100) == "aé🙂"
+    assert last_bytes("aé🙂", 5) == "🙂"
+    assert last_bytes("\udc80", 5) == "?"

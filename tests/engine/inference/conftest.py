@@ -1,0 +1,70 @@
+"""Models whose likeliest token keeps changing: with every weight perturbed, and trained for a few steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import Recorder, run_tiny, tiny_spec
+from trainer_daemon.contract.scaling import ModelShape
+from trainer_daemon.engine.data.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
+from trainer_daemon.engine.models.gpt import GPT
+
+WINDOWED = ModelShape(
+    n_layer=3,
+    n_embd=64,
+    n_head=4,
+    n_kv_head=2,
+    head_dim=16,
+    sequence_len=256,
+    vocab_size=261,
+    windows=(7, 30, 256),
+)
+"""Grouped queries, value embeddings on two layers, windows that are overrun early and late."""
+FULL = ModelShape(
+    n_layer=2,
+    n_embd=32,
+    n_head=2,
+    n_kv_head=2,
+    head_dim=16,
+    sequence_len=256,
+    vocab_size=261,
+    windows=(256, 256),
+)
+
+
+def perturbed(shape: ModelShape, dtype: torch.dtype = torch.float32) -> GPT:
+    """All weights non-zero and large enough that the likeliest token keeps changing."""
+    model = GPT(shape, compute_dtype=dtype)
+    model.init_weights(1)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=draw))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def windowed() -> GPT:
+    return perturbed(WINDOWED)
+
+
+@pytest.fixture(scope="session")
+def full() -> GPT:
+    return perturbed(FULL)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[GPT, Tokenizer, Path]:
+    """A model after a few steps, its tokenizer, and its last checkpoint."""
+    home = tmp_path_factory.mktemp("trained")
+    spec = tiny_spec("model.sequence_len=256", "train.global_batch_tokens=2048", "sample.every=12")
+    _, job = run_tiny(spec, home, Recorder())
+    return job.model.eval(), job.tokenizer, home / "checkpoints/step-00000012"
+
+
+@pytest.fixture(scope="session")
+def letters() -> Tokenizer:
+    """256 bytes and the specials: a token a letter."""
+    special = {name: 256 + i for i, name in enumerate(SPECIAL_TOKENS)}
+    return Tokenizer([bytes([b]) for b in range(256)], special, SPLIT_PATTERN)

@@ -1,0 +1,140 @@
+"""Writing token by token against reading everything again for each token."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.inference.conftest import FULL, WINDOWED, perturbed
+from trainer_daemon.engine.data.tokenizer import Tokenizer
+from trainer_daemon.engine.inference.decoder import Decoder
+from trainer_daemon.engine.inference.recorded import RecordedDecoder, recording_size
+from trainer_daemon.engine.models.gpt import GPT
+
+PROMPT = [3, 14, 15, 9, 26]
+
+
+def greedy_without_cache(model: GPT, prompt: list[int], tokens: int) -> tuple[list[int], torch.Tensor]:
+    """The likeliest tokens, and the log-probabilities (tokens, V) that they were chosen by."""
+    text, seen = list(prompt), []
+    with torch.no_grad():
+        for _ in range(tokens):
+            seen.append(model(torch.tensor([text]))[0, -1].log_softmax(0))
+            text.append(int(seen[-1].argmax()))
+    return text[len(prompt) :], torch.stack(seen)
+
+
+def greedy_with_cache(
+    decoder: Decoder, prompts: list[list[int]], tokens: int
+) -> tuple[list[list[int]], torch.Tensor]:
+    """Of texts side by side: their tokens, and the log-probabilities (texts, tokens, V)."""
+    cache = decoder.new_cache(len(prompts))
+    logits = torch.stack([decoder.prefill(prompt, cache, cache.add()) for prompt in prompts])
+    written, seen = [], []
+    for i in range(tokens):
+        seen.append(logits.log_softmax(1))
+        written.append(logits.argmax(1).tolist())
+        if i < tokens - 1:
+            logits = decoder.decode(written[-1], cache)
+    return [list(text) for text in zip(*written, strict=True)], torch.stack(seen, dim=1)
+
+
+@pytest.mark.parametrize("name", ["windowed", "full", "trained"])
+def test_the_decoder_computes_what_the_model_computes(name: str, request: pytest.FixtureRequest) -> None:
+    fixture: GPT | tuple[GPT, Tokenizer, Path] = request.getfixturevalue(name)
+    model = fixture if isinstance(fixture, GPT) else fixture[0]
+    expected, expected_logprobs = greedy_without_cache(model, PROMPT, 200)
+    decoder = Decoder.of(model)
+    assert decoder.agrees_with(model)
+    (written,), logprobs = greedy_with_cache(decoder, [PROMPT], 200)
+    assert written == expected
+    assert (logprobs[0] - expected_logprobs).abs().max() < 1e-4
+    if name != "trained":
+        assert len(set(expected)) > 10
+
+
+@pytest.mark.parametrize("name", ["windowed", "full"])
+def test_texts_side_by_side_are_what_they_are_alone(name: str, request: pytest.FixtureRequest) -> None:
+    decoder = Decoder.of(request.getfixturevalue(name))
+    prompts = [
+        [n * n % 261 for n in range(start, start + length)] for start, length in ((1, 1), (4, 33), (9, 8))
+    ]
+    together, logprobs = greedy_with_cache(decoder, prompts, 200)
+    for i, prompt in enumerate(prompts):
+        (alone,), logprobs_alone = greedy_with_cache(decoder, [prompt], 200)
+        assert together[i] == alone
+        assert (logprobs[i] - logprobs_alone[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 31, 100, 255, 256])
+def test_a_prompt_of_any_length_against_its_windows_is_read_right(windowed: GPT, length: int) -> None:
+    prompt = [n * 7 % 261 for n in range(length)]
+    tokens = min(20, WINDOWED.sequence_len - length + 1)
+    expected, expected_logprobs = greedy_without_cache(windowed, prompt, tokens)
+    (written,), logprobs = greedy_with_cache(Decoder.of(windowed), [prompt], tokens)
+    assert written == expected
+    assert (logprobs[0] - expected_logprobs).abs().max() < 1e-4
+
+
+def test_in_bf16_it_stays_near_the_model() -> None:
+    model = perturbed(WINDOWED, torch.bfloat16)
+    decoder = Decoder.of(model)
+    assert decoder.dtype == torch.bfloat16
+    cache, text = decoder.new_cache(1), list(PROMPT)
+    logits = decoder.prefill(text, cache, cache.add())
+    for _ in range(60):  # along the model's own text: in bf16, near ties fall either way
+        with torch.no_grad():
+            expected = model(torch.tensor([text]))[0, -1]
+        assert (logits - expected).abs().mean() < 0.3
+        text.append(int(expected.argmax()))
+        logits = decoder.decode(text[-1:], cache)[0]
+
+
+def test_a_freed_row_is_taken_by_the_last_one_and_then_by_the_next_text(windowed: GPT) -> None:
+    decoder = Decoder.of(windowed)
+    prompts = [PROMPT, [8, 8, 8], [5] * 40]
+    (a, b, c), _ = greedy_with_cache(decoder, prompts, 4)
+    cache = decoder.new_cache(3)
+    for prompt in prompts:
+        decoder.prefill(prompt, cache, cache.add())
+    assert decoder.decode([a[0], b[0], c[0]], cache).argmax(1).tolist() == [a[1], b[1], c[1]]
+    assert cache.remove(0) == 2
+    assert decoder.decode([c[1], b[1]], cache).argmax(1).tolist() == [c[2], b[2]]
+    decoder.prefill(PROMPT, cache, cache.add())
+    assert decoder.decode([c[2], b[2], a[0]], cache).argmax(1).tolist() == [c[3], b[3], a[1]]
+
+
+def test_windowed_layers_keep_their_window_and_no_more(windowed: GPT) -> None:
+    cache = Decoder.of(windowed).new_cache(2)
+    assert [layer.size(3) for layer in cache.layers] == [8, 31, 256]
+
+
+def test_a_decoder_of_another_function_is_noticed(windowed: GPT) -> None:
+    decoder, other = Decoder.of(windowed), perturbed(WINDOWED)
+    with torch.no_grad():
+        other.smear_lambda.add_(1)
+    assert decoder.agrees_with(windowed)
+    assert not decoder.agrees_with(other)
+
+
+def test_recordings_are_few_and_hold_what_they_serve() -> None:
+    cache = Decoder.of(perturbed(FULL)).new_cache(12)
+    sizes = {(n, extent): recording_size(n, extent, cache) for n in range(1, 13) for extent in (1, 200, 256)}
+    assert all(rows >= n and size >= extent for (n, extent), (rows, size) in sizes.items())
+    assert {rows for rows, _ in sizes.values()} == {1, 2, 4, 8, 12}
+    assert {size for _, size in sizes.values()} == {256}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_step_is_the_step() -> None:
+    decoder = Decoder.of(perturbed(WINDOWED).to("cuda"))
+    prompts = [PROMPT, [8, 8, 8], [5] * 40]
+    expected, _ = greedy_with_cache(decoder, prompts, 200)
+    cache = decoder.new_cache(4)
+    logits = torch.stack([decoder.prefill(prompt, cache, cache.add()) for prompt in prompts])
+    recorded, written = RecordedDecoder(decoder, cache), []
+    for _ in range(200):
+        written.append(logits.argmax(1).tolist())
+        logits = recorded.decode(written[-1])
+    assert [list(text) for text in zip(*written, strict=True)] == expected
