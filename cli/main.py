@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from cli import chat, checkpoints, control, curves, doctor, fork, launch, plan, sample, watch
+from cli import chat, checkpoints, control, curves, data, doctor, fork, launch, plan, sample, tokenizer, watch
 from cli.printing import out, say
 
 OUR_BUG = 1
@@ -93,6 +93,9 @@ for function in (
     doctor.doctor,
 ):
     commands.command(NAMES.get(function))(function)
+
+for group in data.data, tokenizer.tokenizer:
+    commands.add_typer(group)
 
 
 def app() -> int:

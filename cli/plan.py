@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from trainer_daemon.contract.scaling import TrainingPlan
     from trainer_daemon.contract.spec import RunSpec
 
+MANY_EPOCHS = 4.0
+"""As the run itself warns."""
+
 PresetOption = Annotated[
     str | None, typer.Option("--preset", metavar="NAME", help="A named run; see: llmctl presets.")
 ]
@@ -84,11 +87,57 @@ def plan_for(spec: "RunSpec", on: str | None = None) -> "tuple[TrainingPlan, Har
     return plan, hardware, precision_on(hardware, spec.runtime)
 
 
+def prepared_meta(spec: "RunSpec") -> dict[str, Any] | None:
+    """What is known of the token shards that the run would read; None where they are yet to be made."""
+    from trainer_daemon.contract.rundir import home
+
+    if not _may_be_prepared(spec):
+        return None  # and numpy stays unloaded
+    from trainer_daemon.engine.data.prepare import find_meta
+
+    return find_meta(spec.data, spec.tokenizer, home())
+
+
+def _may_be_prepared(spec: "RunSpec") -> bool:
+    """Whether there is anything to look into: stories that some run prepared, or a source that is there."""
+    from trainer_daemon.contract.errors import SpecError
+    from trainer_daemon.contract.places import resolve_path
+    from trainer_daemon.contract.rundir import home
+
+    if spec.data.source == "stories":
+        return any((home() / "shards").glob("*/meta.json"))
+    try:
+        return bool(resolve_path(spec.data.source, home()))
+    except SpecError:
+        return False
+
+
+def describe_data(spec: "RunSpec", plan: "TrainingPlan") -> dict[str, Any]:
+    """Tokens to train on and how often the run goes over them, where shards or files of ids can be counted."""
+    from trainer_daemon.contract.rundir import home
+
+    meta = prepared_meta(spec)
+    tokens = meta["splits"]["train"]["tokens"] if meta else None
+    if tokens is None and spec.data.source != "stories" and _may_be_prepared(spec):
+        from trainer_daemon.engine.data.prepare import count_ids
+
+        tokens = count_ids(spec.data, spec.tokenizer, home())
+    epochs = plan.total_tokens / tokens if tokens else None
+    return {
+        "source": spec.data.source,
+        "tokens_available": tokens,
+        "epochs": epochs,
+        "prepared": meta is not None,
+    }
+
+
 def planned_vocab_size(spec: "RunSpec") -> int:
     """Ids of the tokenizer that the spec names, or that it asks to be trained. Raises SpecError when there is none such."""
     from trainer_daemon.contract.rundir import home
     from trainer_daemon.contract.vocabulary import named_vocabulary
 
+    if meta := prepared_meta(spec):
+        return int(meta["vocab_size"])
     named = named_vocabulary(spec.tokenizer, home())
     return named.size if named else spec.tokenizer.vocab_size
 
@@ -100,6 +149,7 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
 
     plan, hardware, precision = plan_for(spec, on)
     shape, parameters = plan.shape, plan.parameters
+    data = describe_data(spec, plan)
     checkpointing = spec.runtime.activation_checkpointing
     memory = estimate.rank_memory(plan, precision, on_cpu=hardware.is_cpu, checkpointing=checkpointing)
     speed = estimate.estimate_speed(plan, hardware, price)
@@ -126,7 +176,7 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
         "checkpoint_bytes": estimate.checkpoint_bytes(shape, precision),
         "checkpoints_at_once": estimate.checkpoints_at_once(spec, plan.total_steps),
         "disk_needed_bytes": estimate.disk_needed_bytes(spec, plan, precision),
-        "data": {"source": spec.data.source, "tokens_available": None, "epochs": None},
+        "data": data,
         "hardware": {
             "name": hardware.name,
             "count": hardware.count,
@@ -139,23 +189,37 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
             "seconds": speed.seconds,
             "cost": speed.cost,
         },
-        "notes": _notes(spec, plan, hardware, speed, price),
+        "notes": _notes(spec, plan, hardware, speed, price, data),
     }
 
 
 def _notes(
-    spec: "RunSpec", plan: "TrainingPlan", hardware: "Hardware", speed: Any, price: float | None
+    spec: "RunSpec",
+    plan: "TrainingPlan",
+    hardware: "Hardware",
+    speed: Any,
+    price: float | None,
+    data: dict[str, Any],
 ) -> list[str]:
     from trainer_daemon.contract import estimate
     from trainer_daemon.contract.errors import did_you_mean
     from trainer_daemon.contract.hardware import DEVICE_PEAKS
 
     notes = [
-        "data: tokens and epochs are known once the run has tokenized the text; until then they are null",
         f"parameters: for a vocabulary of {plan.shape.vocab_size}"
         + ("; a small text may give fewer ids" if spec.tokenizer.name == "trained" else ""),
         "memory: exact but for activations, which are what the eager model keeps; torch's own reserve comes on top",
     ]
+    if data["tokens_available"] is None:
+        notes.append(
+            "data: tokens and epochs are known once the text is tokenized (llmctl data prepare, or the run itself); until "
+            "then they are null"
+        )
+    elif data["epochs"] > MANY_EPOCHS:
+        notes.append(
+            f"data: the run goes {data['epochs']:.0f} times over its text; up to about {MANY_EPOCHS:.0f} times repeated text "
+            f"is nearly as good as new (arXiv 2305.16264), beyond it is not"
+        )
     if speed.seconds is not None:
         share = estimate.evaluation_share(spec, plan)
         notes.append(
@@ -175,6 +239,12 @@ def _notes(
     if plan.world_size > hardware.count and not hardware.is_cpu:
         notes.append(f"hardware: {plan.world_size} ranks want as many devices, there are {hardware.count}")
     return notes
+
+
+def _data_row(data: dict[str, Any]) -> list[tuple[str, str]]:
+    if data["tokens_available"] is None:
+        return []
+    return [("", f"{count(data['tokens_available'])} tokens to train on, {data['epochs']:.2g} epochs")]
 
 
 def plan_table(d: dict[str, Any]) -> str:
@@ -202,7 +272,8 @@ def plan_table(d: dict[str, Any]) -> str:
         ("", f"optimizer {size(memory['optimizer'])}, activations {size(memory['activations'])}"),
         ("disk", f"{size(d['disk_needed_bytes'])}"),
         ("", f"up to {d['checkpoints_at_once']} checkpoints of {size(d['checkpoint_bytes'])}"),
-        ("data", str(d["data"]["source"])),
+        ("data", d["data"]["source"]),
+        *_data_row(d["data"]),
         ("hardware", f"{hardware['count']} x {hardware['name']}"),
     ]
     if hardware["peak_flops"]:

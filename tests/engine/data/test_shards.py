@@ -1,6 +1,7 @@
 import json
 import os
 import threading
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -301,3 +302,97 @@ def test_a_cache_that_cannot_be_written_is_refused_and_one_that_can_be_read_will
     prepare(corpus, TOKENIZER, cache, Told())
     (cache / "shards").chmod(0o700)
     assert not list((cache / "shards").glob(".*.lock"))
+
+
+class PowerCutError(Exception):
+    """What a test raises from a progress report."""
+
+
+def cut_after(written: int) -> Callable[[str, int, int | None, str], None]:
+    """A report that interrupts the writing when so much of the corpus is written."""
+
+    def report(what: str, done: int, total: int | None, unit: str) -> None:
+        if what == "writing tokens" and done >= written:
+            raise PowerCutError
+
+    return report
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_an_interrupted_preparation_goes_on_from_its_last_whole_shard(
+    corpus: DataSpec, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    small_shards(monkeypatch, 500)
+    monkeypatch.setattr(preparing, "REPORT_SECONDS", 0)
+    whole = prepare(corpus, TOKENIZER, tmp_path / "other", Told())
+    with pytest.raises(PowerCutError):
+        prepare(corpus, TOKENIZER, cache, cut_after(int(share * Path(corpus.source).stat().st_size)))
+    (draft,) = (cache / "shards").glob(".*.partial")
+    kept = {p.name: p.stat().st_mtime_ns for p in (draft / "train").glob("*.idx")}
+    assert kept
+    told = Told()
+    resumed = prepare(corpus, TOKENIZER, cache, told)
+    assert "reading up to where it was interrupted" in told.whats
+    assert resumed.fingerprint == whole.fingerprint
+    assert resumed.train.meta == whole.train.meta
+    assert {name: (resumed.train.folder / name).stat().st_mtime_ns for name in kept} == kept
+    assert not list((cache / "shards").glob(".*.partial"))
+
+
+def test_an_interrupted_preparation_of_a_text_that_changed_since_begins_anew(
+    corpus: DataSpec, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch, 500)
+    monkeypatch.setattr(preparing, "REPORT_SECONDS", 0)
+    with pytest.raises(PowerCutError):
+        prepare(corpus, TOKENIZER, cache, cut_after(20_000))
+    with Path(corpus.source).open("a") as file:
+        file.write('{"text": "One more."}\n')
+    told = Told()
+    assert prepare(corpus, TOKENIZER, cache, told).train.meta.documents == 248
+    assert "reading up to where it was interrupted" not in told.whats
+
+
+@pytest.mark.slow
+def test_processes_write_what_threads_write(
+    corpus: DataSpec, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch, 500)
+    in_threads = prepare(corpus, TOKENIZER, cache, Told(), workers=2)
+    monkeypatch.setattr(preparing, "PROCESSES_ABOVE_BYTES", 0)
+    in_processes = prepare(corpus, TOKENIZER, tmp_path / "other", Told(), workers=2)
+    assert in_processes.fingerprint == in_threads.fingerprint
+
+
+def test_a_named_set_that_is_damaged_is_refused_with_the_file(corpus: DataSpec, cache: Path) -> None:
+    made = prepare(corpus, TOKENIZER, cache, Told(), name="mine")
+    named = DataSpec(source="mine")
+    assert prepare(named, TOKENIZER, cache, Told()).fingerprint == made.fingerprint
+    tokens = made.train.folder / "000000.bin"
+    data = tokens.read_bytes()
+    tokens.write_bytes(data[:-2])
+    with pytest.raises(SpecError, match=rf"{tokens} is damaged: it has {len(data) - 2:,} bytes"):
+        prepare(named, TOKENIZER, cache, Told())
+    tokens.write_bytes(data[:2000] + b"x" + data[2001:])
+    with pytest.raises(SpecError, match=rf"{tokens} or its \.idx is damaged"):
+        prepare(named, TOKENIZER, cache, Told())
+    tokens.write_bytes(data)
+    meta = made.folder / "meta.json"
+    stored = json.loads(meta.read_text())
+    stored["splits"]["train"]["shards"] *= 2
+    meta.write_text(json.dumps(stored))
+    with pytest.raises(SpecError, match="names a shard twice"):
+        prepare(named, TOKENIZER, cache, Told())
+
+
+def test_a_set_of_another_tokenizer_is_refused(corpus: DataSpec, cache: Path) -> None:
+    made = prepare(corpus, TOKENIZER, cache, Told(), name="mine")
+    other = prepare(corpus, TokenizerSpec(vocab_size=270), cache, Told()).tokenizer
+    other.save(cache / "tokenizers" / "other.json")
+    named = DataSpec(source="mine")
+    with pytest.raises(SpecError, match='with another tokenizer than "other"'):
+        prepare(named, TokenizerSpec(name="other"), cache, Told())
+    for data in named, corpus:
+        assert prepare(data, TokenizerSpec(vocab_size=300, sha256=made.tokenizer.content_hash), cache, Told())
+        with pytest.raises(SpecError, match=r"tokenizer\.sha256"):
+            prepare(data, TokenizerSpec(vocab_size=300, sha256="0" * 64), cache, Told())

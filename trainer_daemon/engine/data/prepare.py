@@ -51,6 +51,7 @@ from trainer_daemon.engine.data.sources import (
     open_corpus,
     resolve_path,
 )
+from trainer_daemon.engine.data.sources.files import FileCorpus
 from trainer_daemon.engine.data.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 
 Progress: TypeAlias = Callable[[str, int, int | None, str], None]
@@ -154,6 +155,15 @@ def find_meta(data: DataSpec, tokenizer: TokenizerSpec, home: Path) -> dict[str,
         return None
 
 
+def count_ids(data: DataSpec, tokenizer: TokenizerSpec, home: Path) -> int | None:
+    """Ids to train on, where the files of a corpus that is yet to be prepared say it; None where they do not."""
+    try:
+        corpus = open_corpus(data, tokenizer, home)
+        return corpus.count_ids() if isinstance(corpus, FileCorpus) else None
+    except SpecError:
+        return None
+
+
 def all_sets(home: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Every set under `home` that is whole as far as its `meta.json` says: named ones first."""
     folders = [
@@ -240,7 +250,7 @@ def _make(
             draft.mkdir()
             tokenizer.save(draft / TOKENIZER_FILE)
             note = _Note(key, 0, dict.fromkeys(SPLITS, ()), dict.fromkeys(SPLITS, 0))
-        _write_set(corpus, tokenizer, documents, draft, note, workers, progress)
+        _write_set(corpus, spec, tokenizer, documents, draft, note, workers, progress)
         shutil.rmtree(place, ignore_errors=True)
         draft.rename(place)
         fsync_folder(place.parent)
@@ -264,6 +274,11 @@ def _tokenizer_and_documents(
         tokenizer.save(trained_file)
     check_hash(tokenizer, spec)
     return tokenizer, documents
+
+
+def train_tokenizer(data: DataSpec, spec: TokenizerSpec, home: Path, progress: Progress) -> Tokenizer:
+    """A tokenizer learned from a corpus's training text, as a run with this spec would. Raises SpecError."""
+    return _train_tokenizer(open_corpus(data, spec, home), spec, _paced(progress))[0]
 
 
 def _train_tokenizer(
@@ -331,6 +346,7 @@ def _read_note(draft: Path, key: str, tokenizer: Tokenizer) -> _Note | None:
 
 def _write_set(
     corpus: Corpus,
+    spec: TokenizerSpec,
     tokenizer: Tokenizer,
     documents: Iterator[Document],
     draft: Path,
@@ -379,6 +395,7 @@ def _write_set(
         "name": corpus.name,
         "fingerprint": fingerprint_of(tokenizer, splits),
         "tokenizer": tokenizer.content_hash,
+        "tokenizer_name": spec.name,
         "vocab_size": tokenizer.vocab_size,
         "dtype": dtype,
         "separator": {"id": tokenizer.bos_id, "side": "before"},

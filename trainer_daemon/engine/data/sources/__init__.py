@@ -7,10 +7,11 @@ more than the first documents.
 from pathlib import Path
 
 from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.places import resolve_path
 from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
 from trainer_daemon.contract.vocabulary import named_vocabulary
 from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, HELD_OUT_RULES, Corpus, Document
-from trainer_daemon.engine.data.sources.files import EXTENSIONS, FileCorpus, find_files, resolve_path
+from trainer_daemon.engine.data.sources.files import EXTENSIONS, FileCorpus, find_files
 from trainer_daemon.engine.data.sources.stories import StoryCorpus
 
 __all__ = [

@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.places import matches, resolve_path
 from trainer_daemon.contract.spec import DataSpec
 from trainer_daemon.contract.vocabulary import Vocabulary
 from trainer_daemon.engine.data.sources import text as txt
 from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, Document
-from trainer_daemon.engine.data.sources.hdf5 import read_hdf5
+from trainer_daemon.engine.data.sources.hdf5 import count_hdf5, read_hdf5
 from trainer_daemon.engine.data.sources.jsonl import read_jsonl
 from trainer_daemon.engine.data.sources.parquet import read_parquet
-from trainer_daemon.engine.data.sources.token_files import TokenReader, check_side, checked, divide, read_bin
+from trainer_daemon.engine.data.sources.token_files import (
+    TokenReader,
+    check_side,
+    checked,
+    count_bin,
+    divide,
+    read_bin,
+)
 from trainer_daemon.engine.data.tokenizer import without_lone_surrogates
 
 TextReader = Callable[[Path], Iterator[tuple[str, int]]]
@@ -28,6 +36,11 @@ TextReader = Callable[[Path], Iterator[tuple[str, int]]]
 
 TEXT_EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 TOKEN_READERS: dict[str, TokenReader] = {".bin": read_bin, ".h5": read_hdf5, ".hdf5": read_hdf5}
+TOKEN_COUNTS: dict[str, Callable[[Path], int]] = {
+    ".bin": count_bin,
+    ".h5": count_hdf5,
+    ".hdf5": count_hdf5,
+}
 EXTENSIONS = (*TEXT_EXTENSIONS, *TOKEN_READERS)
 
 VALIDATION_NAME = re.compile(r"(?<![a-z])(val|valid|validation|dev)(?![a-z])", re.IGNORECASE)
@@ -80,6 +93,12 @@ class FileCorpus:
 
     def bits_per_byte_floor(self) -> float | None:
         return None
+
+    def count_ids(self) -> int | None:
+        """Ids to train on, separators included, from the files' own headers and sizes; None for text."""
+        if not self.holds_tokens or not self.held_out:
+            return None
+        return sum(TOKEN_COUNTS[extension_of(file)](file) for file in self.train)
 
     def check(self) -> None:
         """Raises SpecError unless there is a document to train on and one to hold out. Reads the first documents only."""
@@ -229,22 +248,6 @@ def _refuse_duplicates(files: list[Path]) -> None:
                 )
 
 
-def resolve_path(path: str, home: Path, key: str = "data.source") -> str:
-    """The absolute form of a path in the spec: from the working folder if something is there, else from `home`/data.
-
-    Raises SpecError, naming `key`, when nothing is there under either.
-    """
-    written = Path(path).expanduser()
-    tried = [written] if written.is_absolute() else [Path.cwd() / written, home / "data" / written]
-    try:
-        for candidate in tried:
-            if candidate.exists() or any(_matches(candidate)):
-                return str(candidate)
-    except OSError as e:
-        raise SpecError(f"{key}: cannot look into {e.filename}: {e.strerror}") from e
-    raise SpecError(f"{key}: there is nothing at {' nor at '.join(map(str, tried))}")
-
-
 def find_files(path: str, home: Path, key: str = "data.source") -> list[Path]:
     """The files that a path in the spec means, in the sorted order they are read in. Raises SpecError, naming `key`."""
     place = Path(resolve_path(path, home, key))
@@ -253,7 +256,7 @@ def find_files(path: str, home: Path, key: str = "data.source") -> list[Path]:
             p for p in place.rglob("*") if not any(q.startswith(".") for q in p.relative_to(place).parts)
         ]
     else:
-        found = [place] if place.exists() else list(_matches(place))
+        found = [place] if place.exists() else list(matches(place))
     found = [p for p in found if p.is_file()]
     read = sorted((p for p in found if extension_of(p) in EXTENSIONS), key=lambda p: p.as_posix())
     if not read:
@@ -261,10 +264,6 @@ def find_files(path: str, home: Path, key: str = "data.source") -> list[Path]:
         there = f"only {', '.join(others[:5])}" if others else "no file"
         raise SpecError(f"{key}: {place} has {there}; what is read is {', '.join(EXTENSIONS)}")
     return read
-
-
-def _matches(pattern: Path) -> Iterator[Path]:
-    return Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
 
 
 def extension_of(file: Path) -> str:

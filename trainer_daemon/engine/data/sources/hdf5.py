@@ -5,6 +5,7 @@ decompress the whole, 0.4 s for gzip and 8 M tokens, and that is why tokens are 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,23 @@ DATASET = "tokens"
 
 def read_hdf5(file: Path) -> Iterator[tuple[IntegerArray, int]]:
     """(ids, bytes of the file read so far, by the share of ids) of one block after the other. Raises SpecError."""
+    with _opened(file) as tokens:
+        size, total = file.stat().st_size, int(tokens.shape[0])
+        chunk = tokens.chunks[0] if tokens.chunks else 1
+        block = max(1, BLOCK_TOKENS // chunk) * chunk  # no chunk is decompressed twice
+        for first in range(0, total, block):
+            ids = tokens[first : first + block]
+            yield ids, size * (first + len(ids)) // total
+
+
+def count_hdf5(file: Path) -> int:
+    """Ids in the file. Raises SpecError."""
+    with _opened(file) as tokens:
+        return int(tokens.shape[0])
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as e:
@@ -24,13 +42,7 @@ def read_hdf5(file: Path) -> Iterator[tuple[IntegerArray, int]]:
         ) from e
     try:
         with h5py.File(file, "r") as stored:
-            tokens = _dataset(file, stored, h5py.Dataset)
-            size, total = file.stat().st_size, int(tokens.shape[0])
-            chunk = tokens.chunks[0] if tokens.chunks else 1
-            block = max(1, BLOCK_TOKENS // chunk) * chunk  # no chunk is decompressed twice
-            for first in range(0, total, block):
-                ids = tokens[first : first + block]
-                yield ids, size * (first + len(ids)) // total
+            yield _dataset(file, stored, h5py.Dataset)
     except (OSError, RuntimeError) as e:  # h5py's own, for a file that is none or is cut
         raise SpecError(f"data.source: {file} is not a readable HDF5 file: {e}") from e
 

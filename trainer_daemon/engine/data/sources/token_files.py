@@ -63,6 +63,11 @@ def bin_layout(file: Path) -> tuple[np.dtype[Any], int, int]:
     return np.dtype("<u2"), 0, size // 2
 
 
+def count_bin(file: Path) -> int:
+    """Ids in the file. Raises SpecError as `bin_layout` does."""
+    return bin_layout(file)[2]
+
+
 def divide(
     blocks: Iterator[tuple[IntegerArray, int]], separator_id: int, side: Side
 ) -> Iterator[tuple[IntegerArray, int]]:
