@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Gpu:
     name: str
     memory_bytes: int
+    capability: tuple[int, int]
+    """CUDA compute capability: what its kernels can do."""
 
 
 def nvidia_gpus() -> list[Gpu]:
@@ -29,7 +31,11 @@ def nvidia_gpus() -> list[Gpu]:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         gpus = [
-            Gpu(str(pynvml.nvmlDeviceGetName(h)), int(pynvml.nvmlDeviceGetMemoryInfo(h).total))
+            Gpu(
+                str(pynvml.nvmlDeviceGetName(h)),
+                int(pynvml.nvmlDeviceGetMemoryInfo(h).total),
+                pynvml.nvmlDeviceGetCudaComputeCapability(h),
+            )
             for h in handles
         ]
     except pynvml.NVMLError:
@@ -62,9 +68,20 @@ def torch_has_gpus() -> bool:
 
 
 def check_device(runtime: "RuntimeSpec") -> None:
-    """Raises SpecError when CUDA is asked for and this machine's torch or driver has none."""
+    """Raises SpecError when CUDA, or fp8 which needs it, is asked for and this machine's torch, driver or GPUs lack it."""
     from trainer_daemon.contract.errors import SpecError
+    from trainer_daemon.contract.hardware import lacks_fp8
 
+    if runtime.precision == "fp8":
+        gpus = nvidia_gpus() if torch_has_gpus() else []
+        if not gpus:
+            raise SpecError(
+                "runtime.precision: fp8 needs an NVIDIA GPU and a torch built for it, none is here; use --set "
+                "runtime.precision=auto, or see: llmctl doctor"
+            )
+        for gpu in gpus:
+            if lacking_fp8 := lacks_fp8(gpu.capability, runtime.fp8_recipe):
+                raise SpecError(f"runtime.precision: {lacking_fp8}")
     if runtime.device != "cuda":
         return
     lacking = "" if torch_has_gpus() else "the installed torch is built without CUDA"

@@ -19,12 +19,12 @@ from trainer_daemon.contract.scaling import (
 )
 from trainer_daemon.contract.spec import RunSpec
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
 ActivationCheckpointing = Literal["off", "block", "selective"]
 
 FP32 = 4
-ACTIVATION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
-TABLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 4}
+ACTIVATION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
+TABLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 4, "fp8": 2}
 """Embedding tables, their gradients and moments: fp16 has too little range for these."""
 
 ACTIVATIONS_PER_LAYER: dict[ActivationCheckpointing, float] = {"off": 16.8, "selective": 12.6, "block": 2.5}

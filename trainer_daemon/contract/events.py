@@ -178,7 +178,7 @@ class AttemptStarted(Event):
     device: str
     """torch's device type: cpu, cuda, mps."""
     device_name: str
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["fp32", "bf16", "fp16", "fp8"]
     threads_per_rank: int
     torch_version: str
     deterministic: bool = False

@@ -12,6 +12,7 @@ come before the family they belong to.
 import os
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,25 @@ _NAMESAKES = re.compile(r"\b(laptop|max-q|mig|super|(4090|5090) d)\b", flags=re.
 
 DETERMINISTIC_ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NCCL_ALGO": "Ring"}
 """What makes NVIDIA's libraries give the same bits on every run; read once, when CUDA starts."""
+
+Fp8Recipe = Literal["tensorwise", "rowwise"]
+
+
+def lacks_fp8(capability: tuple[int, int], recipe: Fp8Recipe) -> str | None:
+    """Why an NVIDIA GPU of this compute capability cannot train in fp8; None where it can.
+
+    Rowwise products are torch's own kernels, written for Hopper and the data-centre Blackwells; elsewhere they fail
+    (pytorch issues 145728 and 192707).
+    """
+    major, minor = capability
+    if capability < (8, 9):
+        return f"fp8 needs compute capability 8.9, this GPU has {major}.{minor}; use --set runtime.precision=bf16"
+    if recipe == "rowwise" and major not in (9, 10):
+        return (
+            f"rowwise fp8 needs compute capability 9 or 10, this GPU has {major}.{minor}; use "
+            f"--set runtime.fp8_recipe=tensorwise"
+        )
+    return None
 
 
 def find_peak(device_name: str) -> DevicePeak | None:

@@ -179,9 +179,12 @@ class RuntimeSpec(Section):
     """Ranks on this machine; auto: one a GPU, or one on a CPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     """Compute dtype; auto: bf16 on GPUs and CPUs that multiply in it, fp32 elsewhere (TF32 products on a GPU). fp16, for
-    GPUs older than bf16, scales the loss; all ranks skip a step whose gradient overflows on any."""
+    GPUs older than bf16, scales the loss; all ranks skip a step whose gradient overflows on any. fp8 is bf16 with the blocks' products in fp8,
+    on NVIDIA GPUs of compute capability 8.9 and newer; it pays from about depth 20."""
+    fp8_recipe: Literal["tensorwise", "rowwise"] = "tensorwise"
+    """Scales of precision fp8: one a tensor, or one a row, more exact and slower (compute capability 9 and 10)."""
     threads_per_rank: int | None = Field(default=None, ge=1, le=1024)
     """torch CPU threads of one rank; None: cores / ranks on a CPU run, 1 per rank beside a GPU."""
     compile: Literal[
@@ -238,6 +241,17 @@ class RunSpec(Section):
     def _cross_field_rules(self) -> Self:
         if self.runtime.nproc != "auto" and self.runtime.nproc < 1:
             raise ValueError("runtime.nproc: must be at least 1, or auto")
+        if self.runtime.precision == "fp8":
+            if self.runtime.device in ("cpu", "mps"):
+                raise ValueError(
+                    f"runtime.precision: fp8 needs an NVIDIA GPU, not {self.runtime.device}; use "
+                    f"--set runtime.precision=auto"
+                )
+            if self.model.sequence_len % 16:
+                raise ValueError(
+                    f"model.sequence_len: {self.model.sequence_len} is not a multiple of 16, which fp8 needs; "
+                    f"nearest: {round(self.model.sequence_len / 16) * 16 or 16}"
+                )
         return self
 
     def canonical_json(self) -> str:

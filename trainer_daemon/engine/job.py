@@ -232,6 +232,8 @@ def build_job(
         device=ranks.device,
         recompute=spec.runtime.activation_checkpointing,
     )
+    if precision == "fp8" and not model.train_in_fp8(spec.runtime.fp8_recipe):
+        emit(Notice("warning", "fp8: no product of this model is wide enough; it trains in bf16"))
     model.init_weights(spec.seed)
     optimizer = build_optimizer(model, plan)
     peak_flops, peak_source = None, "the main rank's to know"

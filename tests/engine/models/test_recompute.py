@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.engine.models.test_gpt import SHAPES, perturbed_model, tokens
+from trainer_daemon.contract.estimate import ActivationCheckpointing
 from trainer_daemon.engine.models.gpt import GPT
-from trainer_daemon.engine.models.recompute import Recompute
 
 
-def loss_and_gradients(shape: str, mode: Recompute, dtype: torch.dtype) -> list[Tensor]:
+def loss_and_gradients(shape: str, mode: ActivationCheckpointing, dtype: torch.dtype) -> list[Tensor]:
     model = GPT(SHAPES[shape], compute_dtype=dtype, recompute=mode)
     model.load_state_dict(perturbed_model(SHAPES[shape]).state_dict())
     inputs, targets = tokens(model.shape, rows=2, length=min(150, model.shape.sequence_len))
@@ -26,7 +26,9 @@ def loss_and_gradients(shape: str, mode: Recompute, dtype: torch.dtype) -> list[
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("mode", ["block", "selective"])
-def test_gradients_are_those_of_off_to_the_bit(mode: Recompute, shape: str, dtype: torch.dtype) -> None:
+def test_gradients_are_those_of_off_to_the_bit(
+    mode: ActivationCheckpointing, shape: str, dtype: torch.dtype
+) -> None:
     expected, found = loss_and_gradients(shape, "off", dtype), loss_and_gradients(shape, mode, dtype)
     assert len(found) == len(expected)
     for a, b in zip(expected, found, strict=True):
@@ -55,7 +57,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch 
 
 
 def test_each_mode_keeps_less_than_the_one_before() -> None:
-    def kept(mode: Recompute) -> int:
+    def kept(mode: ActivationCheckpointing) -> int:
         """Bytes that stay behind a forward pass for backward."""
         model = perturbed_model(SHAPES["even depth, one head, windows longer than the text"])
         model.recompute = mode

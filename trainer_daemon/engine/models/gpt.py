@@ -15,11 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer_daemon.contract.estimate import ActivationCheckpointing
+from trainer_daemon.contract.hardware import Fp8Recipe
 from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
 from trainer_daemon.engine.models.attention import attend
+from trainer_daemon.engine.models.fp8 import fits_fp8, product
 from trainer_daemon.engine.models.fused import rms_norm, rotary_tables, rotate
 from trainer_daemon.engine.models.loss import Reduction, softcap, softcapped_cross_entropy
-from trainer_daemon.engine.models.recompute import Recompute, run_block
+from trainer_daemon.engine.models.recompute import run_block
 
 LOGIT_CAP = 15.0
 ROTARY_BASE = 100_000.0
@@ -33,6 +36,9 @@ VALUE_GATE_MAX = 3.0
 class Linear(nn.Linear):
     """`(..., in) -> (..., out)` without bias, uninitialised; its fp32 weight is cast to the input's dtype at each use."""
 
+    fp8: Fp8Recipe | None = None
+    """How its operands are scaled to fp8 while the model trains; None: they are not. Evaluation never uses it."""
+
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
 
@@ -40,7 +46,7 @@ class Linear(nn.Linear):
         """Nothing: `GPT.init_weights` initialises all parameters together."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return product(x, self.weight, self.fp8 if self.training else None)
 
 
 class Attention(nn.Module):
@@ -65,8 +71,9 @@ class Attention(nn.Module):
         B, T, C = x.shape
         H, K, D = self.n_head, self.n_kv_head, self.head_dim
         # one product over the three stacked weights reads x once
-        weight = torch.cat([self.c_q.weight, self.c_k.weight, self.c_v.weight]).to(x.dtype)  # ((H+2K)·D, C)
-        qkv = F.linear(x, weight).view(B, T, H + 2 * K, D)
+        weight = torch.cat([self.c_q.weight, self.c_k.weight, self.c_v.weight])  # ((H+2K)·D, C)
+        fp8 = self.c_q.fp8 if self.training and fits_fp8(weight.shape) else None
+        qkv = product(x, weight, fp8).view(B, T, H + 2 * K, D)
         qk, v = torch.split(qkv, [H + K, K], dim=2)  # (B, T, H+K, D), (B, T, K, D)
         if self.ve_gate is not None and value_embedding is not None:
             gate = VALUE_GATE_MAX * torch.sigmoid(self.ve_gate(x[..., :VALUE_GATE_CHANNELS]))  # (B, T, K)
@@ -117,7 +124,7 @@ class GPT(nn.Module):
         *,
         compute_dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        recompute: Recompute = "off",
+        recompute: ActivationCheckpointing = "off",
     ) -> None:
         super().__init__()
         L, C, table_rows = shape.n_layer, shape.n_embd, shape.padded_vocab_size
@@ -171,6 +178,18 @@ class GPT(nn.Module):
         depth = torch.arange(L, device=draw.device) / max(L - 1, 1)  # 0 at the first layer, 1 at the last
         self.resid_lambdas.copy_(1.15 - 0.10 * depth)
         self.x0_lambdas.copy_(0.20 - 0.15 * depth)
+
+    def train_in_fp8(self, recipe: Fp8Recipe) -> list[str]:
+        """Have the products of the blocks made in fp8 while the model trains, where their sides allow it.
+
+        Returns the names of these modules. The head is not among them: its loss is taken in chunks of its own.
+        """
+        converted = []
+        for name, module in self.named_modules():
+            if name.startswith("blocks.") and isinstance(module, Linear) and fits_fp8(module.weight.shape):
+                module.fp8 = recipe
+                converted.append(name)
+        return converted
 
     def forward(
         self,

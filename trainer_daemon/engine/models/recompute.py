@@ -7,7 +7,7 @@ run on the same values.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import (
     noop_context_fn,
 )
 
-Recompute = Literal["off", "block", "selective"]
+from trainer_daemon.contract.estimate import ActivationCheckpointing
 
 PRODUCTS_AND_ATTENTION = frozenset(
     {
@@ -35,7 +35,7 @@ PRODUCTS_AND_ATTENTION = frozenset(
 """Names of the operators whose outputs `selective` keeps. Not bmm: on a CPU it makes the attention weights, T x T."""
 
 
-def run_block(mode: Recompute, block: nn.Module, *inputs: Any) -> Tensor:
+def run_block(mode: ActivationCheckpointing, block: nn.Module, *inputs: Any) -> Tensor:
     """`block(*inputs)`, with its activations kept as the mode says."""
     if mode == "off" or not torch.is_grad_enabled():
         return block(*inputs)
