@@ -48,8 +48,8 @@ def set_value(
 ) -> None:
     """Change a value while the run trains, from the next step boundary on.
 
-    These change: checkpoint.every, checkpoint.keep_last, checkpoint.keep_every, eval.every, sample.every,
-    schedule.learning_rate_factor. The change is journalled and holds for later attempts.
+    These change: the intervals of eval, sample and checkpoint (every, every_minutes), checkpoint.keep_last,
+    checkpoint.keep_every and schedule.learning_rate_factor. The change is journalled and holds for later attempts.
     """
     from trainer_daemon.contract.rundir import find_run
     from trainer_daemon.contract.settings import changed_spec, present_spec

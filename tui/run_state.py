@@ -301,7 +301,11 @@ class RunState:
             step=e.step,
             seconds=self._seconds(wall),
             tokens=trained,
-            values={"val_bpb": e.val_bpb, "val_loss_nats": e.val_loss_nats},
+            values={
+                "val_bpb": e.val_bpb,
+                "val_loss_nats": e.val_loss_nats,
+                "val_bpb_whole_batches": e.val_bpb_whole_batches,
+            },
         )
         is_best = self.status.min_val_bpb == e.val_bpb
         if is_best:

@@ -80,12 +80,22 @@ def test_the_batch_is_a_power_of_two_that_grows_with_the_model(depth: int, batch
 
 
 @pytest.mark.parametrize(
-    ("context", "window"), [(2048, 512), (1024, 256), (512, 128), (640, 256), (100, 100)]
+    ("context", "fraction", "window"),
+    [
+        (2048, 0.25, 512),
+        (1024, 0.25, 256),
+        (512, 0.25, 128),
+        (640, 0.25, 256),
+        (100, 0.25, 100),
+        (2048, 0.5, 1024),
+        (2048, 1.0, 2048),
+        (2048, 0.01, 128),
+    ],
 )
-def test_the_short_window_is_a_quarter_in_steps_of_128_and_never_longer_than_the_context(
-    context: int, window: int
+def test_the_short_window_is_a_part_in_steps_of_128_and_never_longer_than_the_context(
+    context: int, fraction: float, window: int
 ) -> None:
-    assert short_window(context) == window
+    assert short_window(context, fraction) == window
 
 
 def test_the_pattern_is_tiled_and_the_last_layer_sees_everything() -> None:

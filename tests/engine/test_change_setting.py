@@ -21,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-def change(key: str, value: float) -> Command:
+def change(key: str, value: float | str) -> Command:
     return Command(key, "set", {"key": key, "value": value})
 
 
@@ -55,6 +55,13 @@ def test_intervals_and_the_learning_rate_change_at_a_step_boundary(home: Path, t
     assert all(e.ok for e in seen.of(CommandDone))
     remembered = json.loads((tmp_path / "changed" / "settings.json").read_text())
     assert remembered == {"schedule.learning_rate_factor": 0.5, "eval.every": 4, "checkpoint.every": 3}
+
+
+def test_an_interval_can_be_turned_off_and_another_one_set_by_the_clock(home: Path, tmp_path: Path) -> None:
+    seen = Recorder({6: [change("checkpoint.every", "off"), change("eval.every_minutes", 1e-9)]})
+    run_tiny(tiny_spec(), home, seen, tmp_path)
+    assert [e.step for e in seen.of(CheckpointSaved)] == [5, 12]
+    assert [e.step for e in seen.of(Evaluated)] == [0, 6, 7, 8, 9, 10, 11, 12]
 
 
 def test_a_change_that_cannot_be_remembered_is_not_made(home: Path, tmp_path: Path) -> None:

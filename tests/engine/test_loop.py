@@ -57,6 +57,10 @@ def test_a_run_reports_its_plan_every_step_and_its_end(home: Path, tmp_path: Pat
     (plan,) = seen.of(RunPlanned)
     assert plan.parameters == sum(p.numel() for p in job.model.parameters())
     assert plan.bits_per_byte_floor is not None
+    rows_of_a_batch = job.plan.micro_batch_size
+    for e in seen.of(Evaluated):
+        assert e.rows == min(512 // 32, plan.held_out_rows)
+        assert (e.val_bpb_whole_batches == e.val_bpb) == (e.rows % rows_of_a_batch == 0)
     first, last = seen.of(TrainStep)[0], seen.of(TrainStep)[-1]
     assert first.loss_nats is not None
     assert first.loss_nats == pytest.approx(math.log(plan.vocab_size), rel=0.05)
@@ -178,6 +182,33 @@ class Meddler(Recorder):
         super().emit(event)
         if isinstance(event, TrainStep) and event.step == self._step:
             self._meddle()
+
+
+def test_evaluations_samples_and_saves_can_be_due_by_the_clock_and_leave_the_training_as_it_is(
+    home: Path, tmp_path: Path
+) -> None:
+    by_steps, by_time = Recorder(), Recorder()
+    run_tiny(tiny_spec("train.num_iterations=6"), home, by_steps, tmp_path / "steps")
+    moment = "1e-9"  # over before every step
+    spec = tiny_spec(
+        "train.num_iterations=6",
+        *(f"{duty}.every=off" for duty in ("eval", "sample", "checkpoint")),
+        f"eval.every_minutes={moment}",
+        f"checkpoint.every_minutes={moment}",
+    )
+    run_tiny(spec, home, by_time, tmp_path / "time")
+    assert [e.step for e in by_time.of(Evaluated)] == [0, 1, 2, 3, 4, 5, 6]
+    assert [e.step for e in by_time.of(CheckpointSaved)] == [1, 2, 3, 4, 5, 6]
+    assert by_time.of(Sampled) == []
+    assert by_time.losses == by_steps.losses
+
+
+def test_with_every_interval_off_a_run_saves_at_its_end_and_nothing_else(home: Path, tmp_path: Path) -> None:
+    seen = Recorder()
+    off = (f"{duty}.every=off" for duty in ("eval", "sample", "checkpoint"))
+    run_tiny(tiny_spec("train.num_iterations=3", *off), home, seen, tmp_path)
+    assert (seen.of(Evaluated), seen.of(Sampled)) == ([], [])
+    assert [e.step for e in seen.of(CheckpointSaved)] == [3]
 
 
 def test_a_failed_save_is_an_event_and_training_goes_on(home: Path, tmp_path: Path) -> None:

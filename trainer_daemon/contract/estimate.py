@@ -121,9 +121,12 @@ def rank_memory(
 def checkpoints_at_once(spec: RunSpec, total_steps: int) -> int:
     """Most checkpoints on disk at a time: the newest, the best, those kept for good, and the one being written."""
     c = spec.checkpoint
-    saves = ceil(total_steps / c.every) if c.every else 1
-    kept_for_good = total_steps // lcm(c.every, c.keep_every) if c.every and c.keep_every else 0
-    return min(saves, c.keep_last + 2 + kept_for_good)
+    if c.every == c.every_minutes == "off":
+        return 1
+    # by the clock any step may be saved
+    every = c.every if c.every != "off" and c.every_minutes == "off" else 1
+    kept_for_good = total_steps // lcm(every, c.keep_every) if c.keep_every else 0
+    return min(ceil(total_steps / every), c.keep_last + 2 + kept_for_good)
 
 
 def disk_needed_bytes(spec: RunSpec, plan: TrainingPlan, precision: Precision) -> int:
@@ -133,7 +136,9 @@ def disk_needed_bytes(spec: RunSpec, plan: TrainingPlan, precision: Precision) -
 
 
 def evaluation_share(spec: RunSpec, plan: TrainingPlan) -> float:
-    """Computing for evaluations / computing for training: a held-out token costs a third of a trained one."""
+    """Computing for evaluations at their step interval / computing for training: a held-out token costs a third of a trained one."""
+    if spec.eval.every == "off":
+        return 0.0
     evaluations = 1 + ceil(plan.total_steps / spec.eval.every)
     return evaluations * spec.eval.tokens / (3 * plan.total_tokens)
 

@@ -292,11 +292,17 @@ class Evaluated(Event):
 
     step: int
     val_bpb: float
-    """Nats summed over counted targets / (ln 2 x bytes of counted targets); specials count in neither."""
+    """Nats summed over counted targets / (ln 2 x bytes of counted targets); specials count in neither. Over the first
+    `rows` rows of the held-out set, however many ranks there are and whatever the batch."""
     val_loss_nats: float
     """Mean nats per counted target token."""
     tokens: int
     seconds: float
+    rows: int | None = None
+    """Held-out rows read: eval.tokens / sequence_len of them, or all there are."""
+    val_bpb_whole_batches: float | None = None
+    """val_bpb over the rows that fill whole batches of all ranks, nanochat's set; the same where the batch divides `rows`,
+    None where it holds more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,8 +361,8 @@ class SettingChanged(Event):
 
     step: int
     key: str
-    value: float | None
-    before: float | None
+    value: float | str | None
+    before: float | str | None
 
 
 @dataclass(frozen=True, slots=True)

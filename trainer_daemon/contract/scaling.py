@@ -105,9 +105,9 @@ class TrainingPlan:
         return float(self.flops_per_token) * self.total_tokens
 
 
-def short_window(sequence_len: int) -> int:
-    """A quarter of the context, rounded up to 128; full where that is longer than the context."""
-    return min(128 * ceil(sequence_len / 512), sequence_len)
+def short_window(sequence_len: int, fraction: float) -> int:
+    """That part of the context, rounded up to 128; full where that is longer than the context."""
+    return min(128 * ceil(sequence_len * fraction / 128), sequence_len)
 
 
 def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
@@ -119,7 +119,7 @@ def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
         raise SpecError(
             f"model.n_kv_head: {n_kv_head} does not divide {n_head} heads; possible: {', '.join(divisors)}"
         )
-    size = {"L": model.sequence_len, "S": short_window(model.sequence_len)}
+    size = {"L": model.sequence_len, "S": short_window(model.sequence_len, model.short_window_fraction)}
     pattern = model.window_pattern
     windows = [size[pattern[layer % len(pattern)]] for layer in range(model.depth)]
     windows[-1] = model.sequence_len
@@ -170,6 +170,7 @@ def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPl
     flops = flops_per_token(shape)
     batch = spec.train.global_batch_tokens or batch_tokens_for(parameters.scaling)
     rows, accum = _split_batch(batch, spec.train.micro_batch_size, shape.sequence_len, world_size)
+    _check_evaluation(spec.eval.tokens, rows, shape.sequence_len, world_size)
 
     train = spec.train
     horizon: Literal["num_iterations", "target_flops", "target_param_data_ratio"]
@@ -211,6 +212,17 @@ def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPl
         ),
         weight_decay=optim.weight_decay * batch_scale * ANCHOR_SCALING_PARAMETERS / parameters.scaling,
     )
+
+
+def _check_evaluation(tokens: int, rows: int, sequence_len: int, world_size: int) -> None:
+    """Raises SpecError when the evaluation is less than one row of every rank's batch: nothing that compares."""
+    batch = world_size * rows * sequence_len
+    if tokens < batch:
+        ranks = f"{world_size} rank{'s' if world_size > 1 else ''}"
+        raise SpecError(
+            f"eval.tokens: {tokens} is below one batch of {batch} ({ranks} x {rows} rows x {sequence_len} tokens); "
+            f"raise it, or lower train.micro_batch_size"
+        )
 
 
 def _split_batch(batch: int, rows: int, sequence_len: int, world_size: int) -> tuple[int, int]:

@@ -15,10 +15,13 @@ from trainer_daemon.contract.spec import RunSpec, build_spec
 
 CHANGEABLE = (
     "checkpoint.every",
+    "checkpoint.every_minutes",
     "checkpoint.keep_last",
     "checkpoint.keep_every",
     "eval.every",
+    "eval.every_minutes",
     "sample.every",
+    "sample.every_minutes",
     "schedule.learning_rate_factor",
 )
 

@@ -12,10 +12,22 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from trainer_daemon.contract.errors import SpecError, did_you_mean
 
+Interval = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["off"],
+    BeforeValidator(lambda value: "off" if value is None else value),
+]
+"""Steps from one time to the next; off: never for the number of the step."""
+Minutes = Annotated[
+    Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | Literal["off"],
+    BeforeValidator(lambda value: "off" if value is None else value),
+]
+"""Wall time since it was last done, for whatever reason, until it is due; off: never for the time. The main rank's clock
+decides and all ranks act at the same step. What is due by the clock falls on other steps in every run; nothing that has
+an interval touches the weights, so losses and weights are the same bits all the same."""
 PositiveRate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -38,7 +50,9 @@ class ModelSpec(Section):
     sequence_len: int = Field(default=2048, ge=2, le=1 << 20)
     """Tokens of context, T."""
     window_pattern: str = Field(default="SSSL", pattern=r"^[SL]+$")
-    """Attention window of each layer, tiled over depth: L full context, S a quarter; the last layer is always L."""
+    """Attention window of each layer, tiled over depth: L full context, S a part; the last layer is always L."""
+    short_window_fraction: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False)
+    """What S sees of the context, rounded up to a multiple of 128 tokens."""
 
 
 class DataSpec(Section):
@@ -111,6 +125,8 @@ class ScheduleSpec(Section):
     """Multiplier that the warm-down ends at."""
     learning_rate_factor: PositiveRate = 1.0
     """Factor on every learning rate of the whole schedule: the dial to turn while a run trains, with `llmctl set`."""
+    weight_decay: Literal["cosine", "linear"] = "cosine"
+    """How Muon's weight decay falls from its peak at the first step to 0 after the last."""
 
 
 class TrainSpec(Section):
@@ -133,17 +149,21 @@ class TrainSpec(Section):
 class EvalSpec(Section):
     """Held-out loss in bits per byte."""
 
-    every: int = Field(default=250, ge=1)
-    """Steps between evaluations; also before the first step and after the last."""
+    every: Interval = 250
+    """Steps between evaluations; also before the first step and after the last. With both intervals off: on request only."""
+    every_minutes: Minutes = "off"
+    """Or sooner, after so much time without one."""
     tokens: int = Field(default=80 * 524_288, ge=1)
-    """Held-out tokens read each time: whole rows from the head of the held-out set, at least one row."""
+    """Held-out tokens read each time: whole rows from the head of the held-out set, one batch of all ranks at least."""
 
 
 class SampleSpec(Section):
     """What the model is asked to write while it trains."""
 
-    every: int = Field(default=2000, ge=1)
-    """Steps between samples; also after the last step."""
+    every: Interval = 2000
+    """Steps between samples; also after the last step. With both intervals off: on request only."""
+    every_minutes: Minutes = "off"
+    """Or sooner, after so much time without one."""
     prompts: tuple[str, ...] = (
         "The capital of France is",
         "If yesterday was Friday, then tomorrow will be",
@@ -161,8 +181,10 @@ class SampleSpec(Section):
 class CheckpointSpec(Section):
     """When to save and what to keep. A run always saves on stop and at its end."""
 
-    every: int | None = Field(default=None, ge=1)
-    """Steps between saves; None: only on request, on stop and at the end."""
+    every: Interval = "off"
+    """Steps between saves."""
+    every_minutes: Minutes = "off"
+    """Or sooner, after so much time without one."""
     keep_last: int = Field(default=3, ge=2)
     """Newest checkpoints kept; the best by val_bpb and the pinned ones are kept beside them."""
     keep_every: int | None = Field(default=None, ge=1)
@@ -223,6 +245,10 @@ class RunSpec(Section):
 
     preset: str | None = None
     """The preset it was made from, for the reader; decides nothing."""
+    tag: Annotated[str, Field(max_length=32, pattern=r"^[\w.+-]*$")] = ""
+    """A word to tell runs apart by, shown in `ls`; decides nothing."""
+    notes: str = Field(default="", max_length=2000)
+    """What the run is for, in the reader's own words, shown in `status`; decides nothing."""
     seed: int = Field(default=42, ge=0, lt=1 << 63)
     """Seeds initial weights, row order and sampling."""
     model: ModelSpec = ModelSpec()

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import asdict
 from math import isfinite, nan
+from typing import Literal, Protocol
 
 from trainer_daemon.contract.errors import LlmctlError, RefusedError
 from trainer_daemon.contract.events import (
@@ -29,10 +30,11 @@ from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.contract.settings import changed_spec, read_settings
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.saver import SaveResult
-from trainer_daemon.engine.evals.bpb import bits_per_byte, held_out_sums
+from trainer_daemon.engine.evals.bpb import bits_per_byte, evaluated_rows, held_out_sums
 from trainer_daemon.engine.inference.batch import Batch, write
 from trainer_daemon.engine.inference.decoder import Decoder
 from trainer_daemon.engine.job import Job
+from trainer_daemon.engine.timers import Duty
 
 PAUSE_POLL_SECONDS = 0.5
 """While paused, the main rank tells the others this often that it still is: no exchange ever nears its timeout."""
@@ -42,19 +44,58 @@ CHUNK_SECONDS = 0.1
 """A sample that someone watches is sent on this often."""
 
 
-def is_due(job: Job, every: int) -> bool:
-    """Whether a duty with this interval falls on the present step; it always does after the last one."""
-    step = job.progress.step
-    return step > 0 and (step % every == 0 or step == job.plan.total_steps)
-
-
 def save_is_due(job: Job) -> bool:
-    """Whether the present step is to be saved and is neither on disk nor on its way there."""
-    every, step = job.spec.checkpoint.every, job.progress.step
+    """Whether the present step is to be saved and is neither on disk nor on its way there; the last one always is."""
+    step = job.progress.step
     if job.health.skipped_in_a_row and step < job.plan.total_steps:  # a rollback must not find it
         return False
-    due = is_due(job, every) if every else step == job.plan.total_steps
+    due = _interval_is_over(job, "save", job.spec.checkpoint) or step == job.plan.total_steps
     return due and step not in (job.saved_step, job.saver.in_flight)
+
+
+def evaluation_is_due(job: Job) -> bool:
+    """Whether the present step is to be evaluated: by its intervals, before the first step and after the last."""
+    return _is_scheduled(job.spec.eval) and (
+        job.progress.step == 0 or _is_due(job, "evaluate", job.spec.eval)
+    )
+
+
+def samples_are_due(job: Job) -> bool:
+    """Whether the spec's prompts are to be continued now: by their intervals, and after the last step."""
+    return _is_scheduled(job.spec.sample) and _is_due(job, "sample", job.spec.sample)
+
+
+class Intervals(Protocol):
+    """The part of a spec section that says when a duty is due."""
+
+    @property
+    def every(self) -> int | Literal["off"]: ...
+    @property
+    def every_minutes(self) -> float | Literal["off"]: ...
+
+
+def _is_scheduled(intervals: Intervals) -> bool:
+    return not intervals.every == intervals.every_minutes == "off"
+
+
+def _is_due(job: Job, duty: Duty, intervals: Intervals) -> bool:
+    return _interval_is_over(job, duty, intervals) or job.progress.step == job.plan.total_steps
+
+
+def _interval_is_over(job: Job, duty: Duty, intervals: Intervals) -> bool:
+    by_steps = intervals.every != "off" and job.progress.step > 0 and job.progress.step % intervals.every == 0
+    return by_steps or job.timers.is_due(duty)
+
+
+def timers_gone_off(job: Job) -> float:
+    """Which duties are due by this rank's clock, as the word that the main rank adds to the exchange; others add 0."""
+    spec = job.spec
+    minutes: dict[Duty, float | Literal["off"]] = {
+        "save": spec.checkpoint.every_minutes,
+        "evaluate": spec.eval.every_minutes,
+        "sample": spec.sample.every_minutes,
+    }
+    return job.timers.gone_off(minutes) if job.ranks.is_main else 0.0
 
 
 def save(job: Job, *, wait: bool = False) -> bool:
@@ -64,6 +105,7 @@ def save(job: Job, *, wait: bool = False) -> bool:
     set. False when there is no checkpoint, which an event says.
     """
     step = job.progress.step
+    job.timers.restart("save")
     settle_save(job, wait=wait or step == job.plan.total_steps)
     if step == job.saved_step:
         return True
@@ -143,25 +185,38 @@ def _record_score(job: Job) -> None:
 def evaluate(job: Job) -> bool:
     """Held-out loss in bits per byte. All ranks. False when it failed, which an event says."""
     progress, ranks = job.progress, job.ranks
+    job.timers.restart("evaluate")
     with job.phase("evaluating"):
         started = time.perf_counter()
+        parts = evaluated_rows(
+            job.held_out_rows,
+            max_tokens=job.spec.eval.tokens,
+            batch_rows=job.plan.micro_batch_size,
+            world_size=ranks.world_size,
+        )
         job.model.eval()
         try:
-            sums = held_out_sums(
-                job.token_losses,
-                job.held_out_rows,
-                job.token_bytes,
-                max_tokens=job.spec.eval.tokens,
-                batch_rows=job.plan.micro_batch_size,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-            )
+            sums = [
+                total
+                for part in parts
+                for total in held_out_sums(
+                    job.token_losses,
+                    job.held_out_rows,
+                    job.token_bytes,
+                    numbers=part,
+                    batch_rows=job.plan.micro_batch_size,
+                    rank=ranks.rank,
+                    world_size=ranks.world_size,
+                )
+            ]
         except RuntimeError as e:  # torch's out-of-memory and kernel errors
             print(f"evaluation at step {progress.step} failed: {e}", file=sys.stderr, flush=True)
-            sums = (nan, nan, nan)  # a rank that failed still joins the sum, and so every rank learns of it
+            sums = [nan] * 6  # a rank that failed still joins the sum, and so every rank learns of it
         finally:
             job.model.train()
-        nats_sum, bytes_sum, tokens = ranks.sum(*sums)
+        totals = ranks.sum(*sums)
+        in_whole_batches, in_the_rest = totals[:3], totals[3:]
+        nats_sum, bytes_sum, tokens = (a + b for a, b in zip(in_whole_batches, in_the_rest, strict=True))
         if not isfinite(nats_sum) or not bytes_sum:
             job.emit(
                 Notice("error", f"evaluation at step {progress.step} gave no number; the ranks' logs say why")
@@ -170,13 +225,23 @@ def evaluate(job: Job) -> bool:
         result = bits_per_byte(nats_sum, bytes_sum, tokens)
         progress.min_val_bpb = min(result.val_bpb, progress.min_val_bpb or result.val_bpb)
         seconds = time.perf_counter() - started
-        job.emit(Evaluated(progress.step, result.val_bpb, result.loss_nats, result.tokens, seconds))
+        job.emit(
+            Evaluated(
+                progress.step,
+                result.val_bpb,
+                result.loss_nats,
+                result.tokens,
+                seconds,
+                rows=sum(map(len, parts)),
+                val_bpb_whole_batches=bits_per_byte(*in_whole_batches).val_bpb if parts[0] else None,
+            )
+        )
         job.last_score = progress.step, result.val_bpb
         _record_score(job)
     return True
 
 
-def change_setting(job: Job, key: str, value: float | None) -> tuple[bool, str]:
+def change_setting(job: Job, key: str, value: float | str | None) -> tuple[bool, str]:
     """Change one of the values that may change, from the next step on and for later attempts. All ranks.
 
     Whether it was, and a sentence about it.
@@ -198,7 +263,8 @@ def change_setting(job: Job, key: str, value: float | None) -> tuple[bool, str]:
 
 
 def write_scheduled_samples(job: Job) -> None:
-    """Continue the spec's prompts. The main rank only."""
+    """Continue the spec's prompts. All ranks call it, the main one writes; the others meet it again at the next exchange."""
+    job.timers.restart("sample")
     if not job.ranks.is_main:
         return
     settings = job.spec.sample

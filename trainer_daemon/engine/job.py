@@ -7,7 +7,7 @@ the data, the plan, the checkpoint. All ranks build the same job; only the main 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -51,6 +51,7 @@ from trainer_daemon.engine.optim.gradients import Gradients, LossScale
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
 from trainer_daemon.engine.precision import COMPUTE_DTYPES, choose_precision
 from trainer_daemon.engine.ranks import Ranks
+from trainer_daemon.engine.timers import Timers
 
 Emit = Callable[[Event], None]
 
@@ -107,6 +108,8 @@ class Job:
     """Of one rank's device; None where it is unknown, and on all ranks but the main one."""
     progress: Progress
     health: Health
+    timers: Timers = field(default_factory=Timers)
+    """What is due by the clock."""
     saved_step: int | None = None
     """The step of the newest checkpoint that this attempt wrote or began from."""
     last_score: tuple[int, float] | None = None

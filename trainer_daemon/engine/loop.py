@@ -29,10 +29,10 @@ def train(job: Job) -> Finished:
         if duties.save_is_due(job):
             duties.save(job)
         # once in a while: held-out loss. All ranks take part.
-        if progress.step == 0 or duties.is_due(job, job.spec.eval.every):
+        if duties.evaluation_is_due(job):
             duties.evaluate(job)
         # once in a while: let the model write. The main rank only; the others meet it again at the next reduce.
-        if duties.is_due(job, job.spec.sample.every):
+        if duties.samples_are_due(job):
             duties.write_scheduled_samples(job)
         if progress.step >= plan.total_steps:
             duties.settle_save(job, wait=True)
@@ -60,11 +60,16 @@ def train(job: Job) -> Finished:
         rank_grad_norm = job.gradients.finish()
         meter.end_of("compute")
 
-        # the one exchange of a step: the loss over all ranks, a gradient norm that all agree on, and who wants to turn
-        loss_total, grad_norm, wishes = ranks.sum(
-            float(loss_sum), rank_grad_norm / ranks.world_size, float(job.wants_attention())
+        # the one exchange of a step: the loss over all ranks, a gradient norm that all agree on, who wants to turn, and
+        # what is due by the main rank's clock
+        loss_total, grad_norm, wishes, gone_off = ranks.sum(
+            float(loss_sum),
+            rank_grad_norm / ranks.world_size,
+            float(job.wants_attention()),
+            duties.timers_gone_off(job),
         )
         loss_nats, attention_wanted = loss_total / ranks.world_size, wishes > 0
+        job.timers.agree(gone_off)
         meter.end_of("wait")
         learning_rate_scale = schedule.learning_rate_scale(progress.step, plan.total_steps, job.spec.schedule)
         # is this step sound? All ranks find the same, and one that is left out changes nothing on any of them.
@@ -78,7 +83,9 @@ def train(job: Job) -> Finished:
             job.optimizer.step(
                 learning_rate_scale=learning_rate_scale,
                 muon_momentum=schedule.muon_momentum(progress.step, plan.total_steps, job.spec.schedule),
-                weight_decay_scale=schedule.weight_decay_scale(progress.step, plan.total_steps),
+                weight_decay_scale=schedule.weight_decay_scale(
+                    progress.step, plan.total_steps, job.spec.schedule
+                ),
             )
         job.model.zero_grad()
         meter.end_of("optimizer")

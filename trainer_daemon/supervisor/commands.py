@@ -39,7 +39,7 @@ class SetArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The arguments of `set`."""
 
     key: str
-    value: int | float | None
+    value: int | float | str | None
 
 
 def check_arguments(name: str, arguments: dict[str, Any], spec: RunSpec) -> dict[str, Any]:

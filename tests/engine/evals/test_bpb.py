@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
 from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.rows import Rows, open_rows
 from trainer_daemon.engine.data.shards import Prepared
-from trainer_daemon.engine.evals.bpb import BpbResult, bits_per_byte, held_out_sums
+from trainer_daemon.engine.evals.bpb import BpbResult, bits_per_byte, evaluated_rows, held_out_sums
 
 T = 32
 
@@ -48,17 +48,30 @@ def run(
     batch_rows: int = 8,
     world_size: int = 1,
 ) -> BpbResult:
+    parts = evaluated_rows(rows, max_tokens=max_tokens, batch_rows=batch_rows, world_size=world_size)
+    return sum_of(loss, rows, token_bytes, parts, batch_rows, world_size)
+
+
+def sum_of(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    rows: Rows,
+    token_bytes: Tensor,
+    parts: Sequence[range],
+    batch_rows: int,
+    world_size: int,
+) -> BpbResult:
     shares = [
         held_out_sums(
             loss,
             rows,
             token_bytes,
-            max_tokens=max_tokens,
+            numbers=part,
             batch_rows=batch_rows,
             rank=rank,
             world_size=world_size,
         )
         for rank in range(world_size)
+        for part in parts
     ]
     return bits_per_byte(*(sum(share) for share in zip(*shares, strict=True)))
 
@@ -96,6 +109,24 @@ def test_the_result_depends_neither_on_the_batch_nor_on_the_number_of_ranks(
     shared = run(loss_by_id, rows, token_bytes, batch_rows=batch_rows, world_size=world_size)
     assert shared.tokens == alone.tokens
     assert shared.val_bpb == pytest.approx(alone.val_bpb, rel=1e-12)
+
+
+@pytest.mark.parametrize(("world_size", "batch_rows", "steps"), [(1, 4, 2), (2, 4, 1), (3, 2, 1), (1, 50, 0)])
+def test_whole_batches_are_as_many_as_the_batch_allows_and_their_figure_moves_with_it(
+    rows: Rows, token_bytes: Tensor, world_size: int, batch_rows: int, steps: int
+) -> None:
+    """nanochat takes eval_tokens // (rows x T x ranks) steps; 11 rows of tokens are asked for here."""
+    whole, rest = evaluated_rows(rows, max_tokens=11 * T + 5, batch_rows=batch_rows, world_size=world_size)
+    assert whole == range(steps * batch_rows * world_size)
+    assert (rest.start, rest.stop) == (whole.stop, 11)
+    if steps:
+        all_rows = run(loss_by_id, rows, token_bytes, max_tokens=11 * T + 5)
+        in_whole = sum_of(loss_by_id, rows, token_bytes, [whole], batch_rows, world_size)
+        assert in_whole.val_bpb != all_rows.val_bpb
+        fixed = run(
+            loss_by_id, rows, token_bytes, max_tokens=11 * T + 5, batch_rows=batch_rows, world_size=world_size
+        )
+        assert fixed.val_bpb == pytest.approx(all_rows.val_bpb, rel=1e-12)
 
 
 def test_whole_rows_are_read_from_the_head_up_to_max_tokens_and_one_at_least(

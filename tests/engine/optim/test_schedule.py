@@ -42,6 +42,12 @@ def test_in_a_short_run_the_first_400_steps_win_over_the_warmdown() -> None:
 
 
 def test_weight_decay_is_half_a_cosine() -> None:
-    assert weight_decay_scale(0, 100) == 1
-    assert weight_decay_scale(50, 100) == pytest.approx(0.5)
-    assert weight_decay_scale(100, 100) == pytest.approx(0)
+    assert weight_decay_scale(0, 100, SCHEDULE) == 1
+    assert weight_decay_scale(25, 100, SCHEDULE) == pytest.approx(0.5 + 0.5**1.5)
+    assert weight_decay_scale(50, 100, SCHEDULE) == pytest.approx(0.5)
+    assert weight_decay_scale(100, 100, SCHEDULE) == pytest.approx(0)
+
+
+def test_weight_decay_can_fall_in_a_line() -> None:
+    line = ScheduleSpec(weight_decay="linear")
+    assert [weight_decay_scale(step, 100, line) for step in (0, 25, 100)] == [1, 0.75, 0]

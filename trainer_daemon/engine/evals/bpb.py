@@ -1,7 +1,8 @@
 """Held-out loss in bits per byte: the one figure that runs with different tokenizers share.
 
 The rows read are the first ones of the held-out set, whole and in order, however many ranks there are and whatever the
-batch: only rounding in the model's own arithmetic can tell two layouts apart.
+batch: only rounding in the model's own arithmetic can tell two layouts apart. nanochat reads whole batches only, so its
+set shrinks with the batch; that figure is reported beside ours, and is the same wherever the batch divides.
 """
 
 # B rows of a batch, T tokens, V vocabulary
@@ -27,25 +28,31 @@ class BpbResult:
     """Targets counted, all ranks."""
 
 
+def evaluated_rows(rows: Rows, *, max_tokens: int, batch_rows: int, world_size: int) -> tuple[range, range]:
+    """The first max_tokens // T rows, in two parts: those in whole batches of all ranks, and the rest of them."""
+    count = max(1, min(len(rows), max_tokens // rows.sequence_len))
+    in_whole_batches = count - count % (batch_rows * world_size)
+    return range(in_whole_batches), range(in_whole_batches, count)
+
+
 @torch.no_grad()
 def held_out_sums(
     token_losses: Callable[[Tensor, Tensor], Tensor],
     rows: Rows,
     token_bytes: Tensor,
     *,
-    max_tokens: int,
+    numbers: range,
     batch_rows: int,
     rank: int,
     world_size: int,
 ) -> tuple[float, float, float]:
-    """(nats, bytes, targets counted) of this rank's share of the first max_tokens // T rows, one at least.
+    """(nats, bytes, targets counted) of this rank's share of the rows with these numbers.
 
-    Rank r reads rows r, r + W, …. `token_losses` maps inputs (B, T) and targets (B, T), int64, to nats per target,
+    Rank r reads the r-th of them, the (r + W)-th, …. `token_losses` maps inputs (B, T) and targets (B, T), int64, to nats per target,
     (B * T,); the caller puts the model in evaluation mode. `token_bytes` is (V,), 0 for ids that do not count, on the
     model's device.
     """
-    count = max(1, min(len(rows), max_tokens // rows.sequence_len))
-    mine = range(rank, count, world_size)
+    mine = numbers[rank::world_size]
     device = token_bytes.device
     # mps has no float64
     sums = torch.zeros(3, dtype=torch.float64, device="cpu" if device.type == "mps" else device)

@@ -33,8 +33,10 @@ def muon_momentum(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
     return MOMENTUM_END + (MOMENTUM_PEAK - MOMENTUM_END) * _warmdown_remaining(step, total_steps, schedule)
 
 
-def weight_decay_scale(step: int, total_steps: int) -> float:
-    """Multiplier of Muon's weight decay: half a cosine from 1 to 0."""
+def weight_decay_scale(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
+    """Multiplier of Muon's weight decay: half a cosine, or a line, from 1 to 0."""
+    if schedule.weight_decay == "linear":
+        return 1 - step / total_steps
     return 0.5 * (1 + cos(pi * step / total_steps))
 
 
