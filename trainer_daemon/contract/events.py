@@ -266,6 +266,8 @@ class TrainStep(Event):
     """Of step_seconds: reading rows and bringing them to the device; on CUDA as long as the device waited for them."""
     compute_seconds: float | None = None
     """Of step_seconds: forward, backward and the gradient's norm, with the averaging of gradients beside the last backward."""
+    forward_seconds: float | None = None
+    """Of compute_seconds: the forward passes, the part that waits for no other rank."""
     wait_seconds: float | None = None
     """Of step_seconds: the exchange of words with the other ranks, longer when one of them is late, and the copy of a save."""
     optimizer_seconds: float | None = None

@@ -49,6 +49,7 @@ from trainer_daemon.engine.models.loss import use_fused_kernel
 from trainer_daemon.engine.native import NativeError
 from trainer_daemon.engine.optim.gradients import Gradients, LossScale
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
+from trainer_daemon.engine.pace import Pace
 from trainer_daemon.engine.precision import COMPUTE_DTYPES, choose_precision
 from trainer_daemon.engine.ranks import Ranks
 from trainer_daemon.engine.timers import Timers
@@ -108,10 +109,13 @@ class Job:
     """Of one rank's device; None where it is unknown, and on all ranks but the main one."""
     progress: Progress
     health: Health
+    pace: Pace
     timers: Timers = field(default_factory=Timers)
     """What is due by the clock."""
     saved_step: int | None = None
     """The step of the newest checkpoint that this attempt wrote or began from."""
+    replicas_equal_step: int | None = None
+    """The step of the newest check that found all ranks' parameters equal, of this attempt."""
     last_score: tuple[int, float] | None = None
     """(step, val_bpb) of this attempt's last evaluation: its checkpoint may still be being written."""
     _phase: Phase = "building"
@@ -152,6 +156,15 @@ class Job:
     def parameters_are_finite(self) -> bool:
         """The same answer on all ranks."""
         return self.ranks.all_ok(all(bool(torch.isfinite(p).all()) for p in self.model.parameters()))
+
+    def parameter_checksums(self) -> dict[str, int]:
+        """A number below 2^52 for each parameter that any flipped bit changes; equal parameters have equal ones."""
+        sums = []
+        for parameter in self.model.parameters():
+            bits = parameter.detach().view(torch.int32 if parameter.element_size() == 4 else torch.int16)
+            sums.append(bits.sum(dtype=torch.int64))
+        names = (name for name, _ in self.model.named_parameters())
+        return {name: value % 2**52 for name, value in zip(names, torch.stack(sums).tolist(), strict=True)}
 
     def mfu(self, step_seconds: float) -> float | None:
         """Model FLOP/s of a step over the peak of all ranks' devices, a fraction; None where the peak is unknown."""
@@ -325,6 +338,7 @@ def build_job(
         peak_flops=peak_flops,
         progress=progress,
         health=Health(progress, skip_spikes=spec.health.skip_spikes),
+        pace=Pace(),
         saved_step=progress.step if checkpoint else None,
     )
 

@@ -24,6 +24,9 @@ def train(job: Job) -> Finished:
     job.enter("running")
 
     while True:
+        # on request: are all replicas the same? Before a save, which would keep what is wrong. All ranks.
+        if trouble.replica_check_is_due(job) and (last_word := trouble.check_replicas(job)):
+            return last_word
         # once in a while: save. All ranks take part; it comes first, so that nothing below can cost the work, and is
         # written while they go on.
         if duties.save_is_due(job):
@@ -54,6 +57,7 @@ def train(job: Job) -> Finished:
             meter.end_of("data")
             with job.sync_gradients(is_last=micro_step == plan.grad_accum_steps):
                 loss = job.replica(inputs, targets) / plan.grad_accum_steps
+                meter.end_of("forward")
                 job.gradients.backward(loss)
             loss_sum += loss.detach()  # stays on the device, which works on while the next rows are read
             meter.end_of("compute")
@@ -113,6 +117,8 @@ def train(job: Job) -> Finished:
 
         if scale_was_lowered:
             job.emit(Notice("info", f"step {progress.step} overflowed fp16 and was skipped on all ranks"))
+        # every fifty steps: is one rank slower than the others? All ranks.
+        trouble.compare_pace(job, cost)
         # what stays not finite is in the parameters or in the data: back to a checkpoint, and past that data. All ranks.
         if job.health.must_roll_back and not trouble.roll_back(job):
             advice = "lower optim.matrix_lr and optim.embedding_lr, or use runtime.precision=fp32"

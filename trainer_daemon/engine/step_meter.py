@@ -14,7 +14,7 @@ import torch
 
 from trainer_daemon.engine.memory import forget_peak, memory_use
 
-Part = Literal["data", "compute", "wait", "optimizer"]
+Part = Literal["data", "forward", "compute", "wait", "optimizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class StepCost:
     step_seconds: float
     data_seconds: float
     compute_seconds: float
+    forward_seconds: float
     wait_seconds: float
     optimizer_seconds: float
     memory_bytes: int | None
@@ -53,14 +54,21 @@ class StepMeter:
         if self._is_cuda:
             torch.cuda.synchronize(self._device)
         step_seconds = perf_counter() - self._started
-        parts: dict[Part | None, float] = {"data": 0.0, "compute": 0.0, "wait": 0.0, "optimizer": 0.0}
+        parts: dict[Part | None, float] = {
+            "data": 0.0,
+            "forward": 0.0,
+            "compute": 0.0,
+            "wait": 0.0,
+            "optimizer": 0.0,
+        }
         for (_, before), (part, after) in zip(self._marks, self._marks[1:], strict=False):
             parts[part] += _seconds_between(before, after)
         memory = memory_use(self._device)
         return StepCost(
             step_seconds=step_seconds,
             data_seconds=parts["data"],
-            compute_seconds=parts["compute"],
+            compute_seconds=parts["forward"] + parts["compute"],
+            forward_seconds=parts["forward"],
             wait_seconds=parts["wait"],
             optimizer_seconds=parts["optimizer"],
             memory_bytes=memory.now,
