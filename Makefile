@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check lint types layers format bench clean
+.PHONY: help setup demo test test-slow fault check lint types layers format bench clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test: $(STAMP) ## the tests that fit in a coffee break
 
 test-slow: $(STAMP) ## the tests that take longer or kill things
 	$(BIN)/python -m pytest -m 'slow or fault'
+
+fault: $(STAMP) ## every fault, as often as docs/RELIABILITY.md promises (about twenty minutes)
+	LLMCTL_FAULTS=full $(BIN)/python -m pytest -m fault
 
 check: test test-slow lint types layers ## everything that CI runs
 

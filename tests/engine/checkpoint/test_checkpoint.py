@@ -160,6 +160,15 @@ def test_retention_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert [c.step for c in store.list_checkpoints(tmp_path)] == [10, 30, 40]
 
 
+def test_of_equally_good_checkpoints_only_the_newest_is_kept_as_the_best(tmp_path: Path) -> None:
+    """All of them once were, and a run on a plateau filled its disk."""
+    for step in (10, 20, 30, 40, 50):
+        save(tmp_path, step)
+        store.record_score(tmp_path, step, 0.5 if step < 40 else 0.6)
+    assert [c.step for c in store.list_checkpoints(tmp_path) if c.best] == [30]
+    assert store.retain(tmp_path, keep_last=2, keep_every=None) == [10, 20]
+
+
 def test_retention_keeps_every_mth_and_the_pinned_until_they_are_unpinned(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40, 50, 60):
         save(tmp_path, step)

@@ -116,16 +116,22 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def load_progress(checkpoint: Path) -> Progress:
-    """How far the checkpoint's run was."""
-    values = json.loads((checkpoint / "training.json").read_bytes())
-    if scale := values.get("loss_scale"):
-        values["loss_scale"] = LossScale(**scale)
-    return Progress(**values)
+    """How far the checkpoint's run was. Raises RunFailedError when the file is not what its name says."""
+    try:
+        values = json.loads((checkpoint / "training.json").read_bytes())
+        if scale := values.get("loss_scale"):
+            values["loss_scale"] = LossScale(**scale)
+        return Progress(**values)
+    except (ValueError, TypeError, AttributeError) as e:
+        raise RunFailedError(f"{checkpoint.name}/training.json was not written by this program: {e}") from e
 
 
 def load_tensors(checkpoint: Path, name: str, device: torch.device) -> dict[str, Tensor]:
-    """`name`.safetensors of a checkpoint that was verified before."""
-    return load_file(checkpoint / f"{name}.safetensors", device=str(device))
+    """`name`.safetensors of a checkpoint that was verified before. Raises RunFailedError when it is no such file."""
+    try:
+        return load_file(checkpoint / f"{name}.safetensors", device=str(device))
+    except SafetensorError as e:
+        raise RunFailedError(f"{checkpoint.name}/{name}.safetensors is no safetensors file: {e}") from e
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
@@ -138,10 +144,10 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 def restore_generators(checkpoint: Path, ranks: Ranks) -> None:
     """Set this rank's random generators as they were; they stay fresh on a rank that did not exist then."""
-    path = checkpoint / f"rank-{ranks.rank}.safetensors"
-    if not path.exists():
+    name = f"rank-{ranks.rank}"
+    if not (checkpoint / f"{name}.safetensors").exists():
         return
-    states = load_file(path)
+    states = load_tensors(checkpoint, name, torch.device("cpu"))
     torch.set_rng_state(states["cpu"])
     if ranks.device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], ranks.device)

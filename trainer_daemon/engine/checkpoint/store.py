@@ -83,7 +83,7 @@ class CheckpointInfo:
     loss_nats: float | None
     saved_at: float
     best: bool = False
-    """Lowest val_bpb among those that have one."""
+    """Lowest val_bpb among those that have one; of equals the newest."""
     pinned: bool = False
     """Kept until it is unpinned."""
 
@@ -139,7 +139,10 @@ def list_checkpoints(folder: Path) -> list[CheckpointInfo]:
             found.append((path, read_manifest(path), _read_score(path)))
         except NotFoundError:
             continue  # damaged: a listing has nothing to say about it, `newest_good` and `llmctl verify` do
-    best = min((score for _, _, score in found if score is not None), default=None)
+    scored = [(score, -manifest.step) for _, manifest, score in found if score is not None]
+    _, best_step = min(
+        scored, default=(None, None)
+    )  # of equal ones the newest: one, or a plateau would fill the disk
     return [
         CheckpointInfo(
             step=manifest.step,
@@ -148,7 +151,7 @@ def list_checkpoints(folder: Path) -> list[CheckpointInfo]:
             val_bpb=score,
             loss_nats=manifest.loss_nats,
             saved_at=manifest.saved_at,
-            best=score is not None and score == best,
+            best=score is not None and -manifest.step == best_step,
             pinned=(path / PIN).exists(),
         )
         for path, manifest, score in found
