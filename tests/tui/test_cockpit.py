@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SMALL, MIDDLE, LARGE = (80, 24), (120, 40), (200, 60)
 
 
-async def until(pilot: Pilot[None], is_true: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(pilot: Pilot[None], is_true: Callable[[], object], seconds: float = 60.0) -> None:
     """Let the app go on until something holds."""
     deadline = time.monotonic() + seconds
     while not is_true():
@@ -239,6 +239,28 @@ async def test_charts_share_their_window_and_keep_their_own_scale(runs: Runs) ->
         assert not val.view.log_y
         await pilot.press("plus")
         await until(pilot, lambda: val.view.x_span == loss.view.x_span and val.view.x_span is not None)
+
+
+async def test_runs_are_laid_over_each_other_and_taken_out_again(runs: Runs) -> None:
+    other, run = runs.completed("owl"), runs.completed("fox")
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("5")
+        table = screen.query_one("#runs-table", DataTable)
+        await until(pilot, lambda: table.row_count == 2)
+        table.move_cursor(row=table.get_row_index(other.name))
+        await pilot.press("o")
+        await until(pilot, lambda: "owl ━" in words(screen))
+        await pilot.press("1")
+        await until(pilot, lambda: "━fox" in words(screen) and "━owl" in words(screen))
+        loss = screen.query_one(ChartGrid).charts[0]
+        figure = loss._figure("step", 0.9)
+        assert [(series.label, series.colour) for series in figure.series] == [("fox", 0), ("owl", 1)]
+        assert [len(series.x) for series in figure.series] == [400, 400]
+        await pilot.press("5")
+        table.move_cursor(row=table.get_row_index(other.name))
+        await pilot.press("o", "1")
+        await until(pilot, lambda: "━owl" not in words(screen) and "loss nats" in words(screen))
 
 
 async def test_stop_asks_and_no_does_nothing(runs: Runs) -> None:

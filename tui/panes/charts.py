@@ -58,10 +58,13 @@ class RunChart(Chart):
         super().__init__(self._figure, id=f"chart-{spec.name}")
         self.spec = spec
         self.state: RunState | None = None
+        self.others: Sequence[RunState] = ()
         self.set_reactive(Chart.view, first_view(spec, None))
 
     def _figure(self, axis: XAxis, decay: float) -> Figure:
-        return Figure(self.spec.title) if self.state is None else figure(self.state, self.spec, axis, decay)
+        if self.state is None:
+            return Figure(self.spec.title)
+        return figure(self.state, self.spec, axis, decay, self.others)
 
 
 class ChartGrid(Container):
@@ -84,6 +87,8 @@ class ChartGrid(Container):
 
     def __init__(self) -> None:
         super().__init__(id="grid")
+        self.others: Sequence[RunState] = ()
+        """The runs laid over the one in sight."""
         self._page = 0
         self._per_page = len(CHARTS)
         self._alone: RunChart | None = None
@@ -110,6 +115,7 @@ class ChartGrid(Container):
             if chart.state is not state:
                 chart.state = state
                 chart.view = first_view(chart.spec, state.status.total_steps)
+            chart.others = self.others
             if chart.display:
                 chart.redraw()
 

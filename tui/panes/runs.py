@@ -1,10 +1,14 @@
-"""All runs on this machine, looked at anew every few seconds while they are in sight. Enter opens one."""
+"""All runs on this machine, looked at anew every few seconds while they are in sight. Enter opens one, o lays it over the
+one that is open."""
 
 import time
+from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import DataTable
 from textual.worker import get_current_worker
@@ -30,6 +34,16 @@ class RunsPane(Pane):
     RunsPane DataTable { height: 1fr; }
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "o",
+            "overlay",
+            "Overlay",
+            id="runs.overlay",
+            tooltip="Lay this run's curves over those of the open one, or take them out",
+        ),
+    ]
+
     class Chosen(Message):
         """Open this one."""
 
@@ -37,8 +51,20 @@ class RunsPane(Pane):
             super().__init__()
             self.run = run
 
-    def compose(self) -> ComposeResult:
+    class Overlaid(Message):
+        """Lay this one over the one that is open, or take it out."""
+
+        def __init__(self, run: RunDir) -> None:
+            super().__init__()
+            self.run = run
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id)
+        self.overlaid: Sequence[str] = ()
+        """The runs that lie over the open one, in the order of their colours."""
         self._runs: dict[str, RunDir] = {}
+
+    def compose(self) -> ComposeResult:
         table: DataTable[Text] = DataTable(cursor_type="row", id="runs-table")
         yield table
 
@@ -88,9 +114,20 @@ class RunsPane(Pane):
                 f"{GLYPH_OF_STATE[status.state]} {status.state}", hue(ink, HUE_OF_STATE[status.state])
             )
             numbers = [Text(cell, justify="right") for cell in _cells(status)[: len(table.columns) - 2]]
-            table.add_row(Text(run.name, ink.title), word, *numbers, key=run.name)
+            title = Text(run.name, ink.title)
+            if run.name in self.overlaid:
+                place = 1 + self.overlaid.index(run.name)
+                title.append(" ━", hue(ink, place))
+            table.add_row(title, word, *numbers, key=run.name)
         if found:
             table.move_cursor(row=min(at, len(found) - 1), animate=False)
+
+    def action_overlay(self) -> None:
+        table = self.query_one(DataTable)
+        if table.row_count:
+            key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key
+            self.post_message(self.Overlaid(self._runs[key.value or ""]))
+            self._look()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         run = self._runs.get(event.row_key.value or "")

@@ -26,6 +26,7 @@ from tui.asking import Asking, Sampling
 from tui.chart.widget import Chart
 from tui.feed import FeedOpener, LinkState, Watch
 from tui.ink import SKY, hue, palette_of
+from tui.overlay import MOST_RUNS, Overlay
 from tui.panes.charts import ChartGrid, ChartsPane
 from tui.panes.checkpoints import CheckpointsPane
 from tui.panes.log import LogPane
@@ -117,6 +118,7 @@ class CockpitScreen(Screen[None]):
         super().__init__()
         self.run_folder: RunDir | None = None
         self.state = RunState("no run")
+        self.overlay = Overlay(open_feed)
         self.sampling = Sampling()
         self._first_run = run
         self._open_feed = open_feed
@@ -157,6 +159,7 @@ class CockpitScreen(Screen[None]):
 
     def on_unmount(self) -> None:
         self._let_go()
+        self.overlay.close()
 
     def on_resize(self) -> None:
         self._redraw_all()
@@ -166,6 +169,8 @@ class CockpitScreen(Screen[None]):
     def open_run(self, run: RunDir) -> None:
         """Put another run in sight; the one before goes on without us."""
         self._let_go()
+        if run.name in self.overlay.names:
+            self.overlay.toggle(run)
         self.run_folder, self.state = run, RunState(run.name)
         self._stored, self._target, self._link = None, None, None
         self._watch = Watch(run, self._open_feed)
@@ -219,6 +224,8 @@ class CockpitScreen(Screen[None]):
             if watch.stored != self._stored:
                 self._stored = self.query_one(CheckpointsPane).stored = watch.stored
                 self._changed.add("checkpoints")
+        if self.overlay.fold(time.monotonic() + FOLD_SECONDS):
+            self._changed.add("curves")
         if (asking := self._asking) is not None:
             for event in asking.take():
                 self._changed |= self.state.tell(event, time.time())
@@ -317,6 +324,7 @@ class CockpitScreen(Screen[None]):
         sections: list[Section] = [
             ("Everywhere", (type(self.app), CockpitScreen)),
             ("On a chart", (ChartGrid, Chart)),
+            ("In the list of runs", (RunsPane,)),
             ("In a text", (Transcript,)),
             ("In the prompt line", (PromptInput,)),
         ]
@@ -455,3 +463,13 @@ class CockpitScreen(Screen[None]):
         if self.run_folder is None or message.run.path != self.run_folder.path:
             self.open_run(message.run)
         self.action_show_pane("charts")
+
+    @on(RunsPane.Overlaid)
+    def _overlay(self, message: RunsPane.Overlaid) -> None:
+        if self.run_folder is not None and message.run.path == self.run_folder.path:
+            self._say("this is the run in sight; choose another to lay over it", "warning")
+        elif not self.overlay.toggle(message.run):
+            self._say(f"{MOST_RUNS} runs lie over this one already; take one out with o", "warning")
+        self.query_one(RunsPane).overlaid = self.overlay.names
+        self.query_one(ChartGrid).others = self.overlay.states
+        self._redraw_all()

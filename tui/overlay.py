@@ -1,0 +1,62 @@
+"""Other runs drawn behind the one in sight: each followed like it, live or from disk, and folded a slice at a time."""
+
+import time
+from dataclasses import dataclass
+
+from trainer_daemon.contract.rundir import RunDir
+from tui.feed import FeedOpener, Watch
+from tui.run_state import RunState
+
+MOST_RUNS = 7
+"""Beside the one in sight: the palette has eight colours that can be told apart."""
+
+
+@dataclass
+class _Followed:
+    state: RunState
+    watch: Watch
+
+
+class Overlay:
+    """The runs to compare with, in the order in which they were chosen; a run keeps its colour until it is taken out."""
+
+    def __init__(self, open_feed: FeedOpener) -> None:
+        self._open_feed = open_feed
+        self._followed: dict[str, _Followed] = {}
+
+    @property
+    def states(self) -> list[RunState]:
+        return [followed.state for followed in self._followed.values()]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._followed)
+
+    def toggle(self, run: RunDir) -> bool:
+        """Take a run in or out. False when there is no colour left for it."""
+        if (followed := self._followed.pop(run.name, None)) is not None:
+            followed.watch.stop()
+            return True
+        if len(self._followed) == MOST_RUNS:
+            return False
+        watch = Watch(run, self._open_feed)
+        watch.start()
+        self._followed[run.name] = _Followed(RunState(run.name), watch)
+        return True
+
+    def fold(self, deadline: float) -> bool:
+        """Fold in what came, until `deadline` (monotonic). Whether anything did. A run that cannot be read is left out."""
+        has_news = False
+        for name, (state, watch) in [(n, (f.state, f.watch)) for n, f in self._followed.items()]:
+            while watch.has_more and time.monotonic() < deadline:
+                state.apply(watch.take())
+                has_news = True
+            if watch.failure is not None:
+                self._followed.pop(name).watch.stop()
+                has_news = True
+        return has_news
+
+    def close(self) -> None:
+        for followed in self._followed.values():
+            followed.watch.stop()
+        self._followed.clear()
