@@ -22,7 +22,21 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from cli import chat, checkpoints, control, curves, data, doctor, fork, launch, plan, sample, tokenizer, watch
+from cli import (
+    chat,
+    checkpoints,
+    control,
+    curves,
+    data,
+    doctor,
+    fork,
+    launch,
+    plan,
+    sample,
+    serve,
+    tokenizer,
+    watch,
+)
 from cli.printing import out, say
 
 OUR_BUG = 1
@@ -90,6 +104,7 @@ for function in (
     checkpoints.prune,
     sample.sample,
     chat.chat,
+    serve.serve,
     doctor.doctor,
 ):
     commands.command(NAMES.get(function))(function)

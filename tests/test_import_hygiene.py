@@ -51,6 +51,7 @@ def test_a_command_imports_only_what_it_needs(
         "trainer_daemon.contract.wire",
         "trainer_daemon.engine.checkpoint.store",
         "trainer_daemon.engine.data.sources",
+        "trainer_daemon.gateway.app",
         "trainer_daemon.link.client",
         "trainer_daemon.link.inference",
         "trainer_daemon.link.server",

@@ -1,6 +1,7 @@
 """A real worker socket behind which a parrot stands instead of a model."""
 
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,8 @@ class Bird:
 
     checkpoint: Path
     asked: list[Generation]
-    texts: dict[int, list[Piece]] = field(default_factory=dict)
+    texts: dict[int, deque[Piece]] = field(default_factory=dict)
+    spoken: int = 0
 
     @property
     def loaded(self) -> Loaded:
@@ -34,10 +36,10 @@ class Bird:
         words = [f"\x1b[31m {self.loaded.step}", *(f" {n}" for n in range(2, request.max_tokens)), "!"]
         reason = "end" if request.prompt.endswith("The end") else "length"
         logprobs = (TokenLogprob("x", -1.5, (Alternative("y", -0.5),)),) if request.logprobs else ()
-        self.texts[len(self.asked)] = [
+        self.texts[len(self.asked)] = deque(
             Piece(word, n, n == len(words), reason if n == len(words) else None, logprobs=logprobs)  # type: ignore[arg-type]  # one of the two above
             for n, word in enumerate(words, 1)
-        ]
+        )
         return len(self.asked)
 
     def cancel(self, ticket: int) -> None:
@@ -47,7 +49,8 @@ class Bird:
         return list(self.texts)
 
     def step(self) -> list[tuple[int, Piece]]:
-        pieces = [(ticket, words.pop(0)) for ticket, words in self.texts.items()]
+        pieces = [(ticket, words.popleft()) for ticket, words in self.texts.items()]
+        self.spoken += len(pieces)
         self.texts = {ticket: words for ticket, words in self.texts.items() if words}
         return pieces
 
@@ -57,15 +60,30 @@ class Parrot:
 
     def __init__(self) -> None:
         self.asked: list[Generation] = []
+        self.birds: list[Bird] = []
         self._is_up = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
         assert self._is_up.wait(60)
 
     def _serve(self) -> None:
-        with InferenceServer(worker_folder(), lambda path: Bird(path, self.asked)) as server:
+        with InferenceServer(worker_folder(), self._load) as server:
             self._is_up.set()
             server.serve(idle_seconds=1.0)
+
+    def _load(self, checkpoint: Path) -> Bird:
+        self.birds.append(Bird(checkpoint, self.asked))
+        return self.birds[-1]
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody is being spoken to."""
+        return all(bird.is_idle for bird in self.birds)
+
+    @property
+    def spoken(self) -> int:
+        """Words so far."""
+        return sum(bird.spoken for bird in self.birds)
 
     def close(self) -> None:
         self._thread.join(60)
