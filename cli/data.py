@@ -174,8 +174,11 @@ def inspect(
     out("\ntokens of a document, documents")
     out(draw_histogram([(f"{b.first:,}-{b.last:,}", b.documents) for b in histogram]))
     out()
-    rows = [(str(c.sequence_len), percent(c.bestfit_dropped), percent(c.concat_cut)) for c in costs]
-    out(table(("row length", "bos-bestfit drops", "concat cuts documents"), rows))
+    rows = [
+        (str(c.sequence_len), percent(c.bestfit_dropped), percent(c.concat_cut), percent(c.padded_empty))
+        for c in costs
+    ]
+    out(table(("row length", "bos-bestfit drops", "concat cuts", "best-fit-padded leaves empty"), rows))
     for text in shown:
         out(f"\n{printable(text)}")
     for path in changed:

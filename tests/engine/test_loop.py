@@ -347,3 +347,15 @@ def test_without_a_compiler_the_loss_goes_on_in_plain_torch_and_the_run_says_so(
     assert finished.reason == "completed"
     (notice,) = [e.text for e in seen.of(Notice) if "compiled kernel" in e.text]
     assert "there is no C++ compiler on PATH" in notice
+
+
+@pytest.mark.parametrize("packing", ["concat", "best-fit-padded"])
+def test_every_packing_trains(packing: str, home: Path, tmp_path: Path) -> None:
+    seen = Recorder()
+    finished, job = run_tiny(tiny_spec(f"data.packing={packing}"), home, seen, tmp_path)
+    assert finished.reason == "completed"
+    losses = [loss for loss in seen.losses.values() if loss is not None]
+    assert losses[0] == pytest.approx(math.log(job.tokenizer.vocab_size), rel=0.05)
+    assert losses[-1] < losses[0] - 0.3
+    first, *_, last = (e.val_bpb for e in seen.of(Evaluated))
+    assert last < first

@@ -73,9 +73,10 @@ class DataSpec(Section):
     it, so it has to be given; text needs none."""
     separator_id: int | None = Field(default=None, ge=0, lt=1 << 32)
     """The separator in a file of ids; None: that of the tokenizer (50256 for gpt2)."""
-    packing: Literal["bos-bestfit", "concat"] = "bos-bestfit"
+    packing: Literal["bos-bestfit", "concat", "best-fit-padded"] = "bos-bestfit"
     """`bos-bestfit`: every row begins at a document's start, the rest of a cropped document is dropped.
-    `concat`: documents run on from row to row, nothing is dropped."""
+    `concat`: documents run on from row to row, nothing is dropped. `best-fit-padded`: whole documents as far as they fit,
+    nothing is dropped, and what is left of a row is empty; tokens of a batch count empty positions too."""
     stories: int = Field(default=20_000, ge=200, le=100_000_000)
     """How many stories to generate (source `stories`)."""
     level: int = Field(default=1, ge=1, le=3)

@@ -51,12 +51,12 @@ def train(job: Job) -> Finished:
         # one optimizer step over the global batch
         meter.start()
         loss_sum = torch.zeros((), device=ranks.device)
-        for micro_step, (inputs, targets) in enumerate(
+        for micro_step, (inputs, targets, weight) in enumerate(
             job.batches.micro_batches(progress.samples_seen), start=1
         ):
             meter.end_of("data")
             with job.sync_gradients(is_last=micro_step == plan.grad_accum_steps):
-                loss = job.replica(inputs, targets) / plan.grad_accum_steps
+                loss = job.replica(inputs, targets) * weight
                 meter.end_of("forward")
                 job.gradients.backward(loss)
             loss_sum += loss.detach()  # stays on the device, which works on while the next rows are read

@@ -7,9 +7,10 @@ import torch
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
-from trainer_daemon.engine.data.batches import Batches
+from trainer_daemon.engine.data.batches import Batches, as_tensors
+from trainer_daemon.engine.data.order import RowOrder
 from trainer_daemon.engine.data.prepare import prepare
-from trainer_daemon.engine.data.rows import ConcatRows, open_rows, plan_best_fit
+from trainer_daemon.engine.data.rows import PADDING, ConcatRows, open_rows, plan_best_fit, plan_padded
 from trainer_daemon.engine.data.shards import Prepared, Split, SplitWriter
 
 WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak"]
@@ -97,7 +98,7 @@ def test_the_fraction_dropped_is_what_no_row_holds(prepared: Prepared) -> None:
     assert open_rows(prepared.train, 64, "concat").tokens_dropped < 0.01
 
 
-@pytest.mark.parametrize("packing", ["concat", "bos-bestfit"])
+@pytest.mark.parametrize("packing", ["concat", "bos-bestfit", "best-fit-padded"])
 def test_rows_together_are_the_rows_one_by_one(prepared: Prepared, packing: str) -> None:
     rows = open_rows(prepared.train, 64, packing)  # type: ignore[arg-type]  # a parameter is a plain str
     np.testing.assert_array_equal(rows.rows([5, 0, 5]), [rows.row(5), rows.row(0), rows.row(5)])
@@ -141,7 +142,8 @@ def test_micro_batches_of_all_ranks_are_the_same_rows_for_any_number_of_ranks(pr
         ]
         parts = []
         for batches in ranks:
-            for inputs, targets in batches.micro_batches(24):
+            for inputs, targets, weight in batches.micro_batches(24):
+                assert weight == pytest.approx(world_size * micro_batch_size / 12)
                 assert inputs.dtype == targets.dtype == torch.int64
                 assert inputs.shape == targets.shape == (micro_batch_size, 64)
                 assert torch.equal(inputs[:, 1:], targets[:, :-1])
@@ -151,3 +153,90 @@ def test_micro_batches_of_all_ranks_are_the_same_rows_for_any_number_of_ranks(pr
     one = step(1, 12)
     for world_size, micro_batch_size in [(1, 4), (2, 6), (2, 2), (3, 4), (4, 1)]:
         assert torch.equal(step(world_size, micro_batch_size), one)
+
+
+def padded_pieces(row: list[int], bos: int) -> list[tuple[int, ...]]:
+    filled = [token for token in row if token != PADDING]
+    assert row == filled + [PADDING] * (len(row) - len(filled))
+    cuts = [*(at for at, token in enumerate(filled) if token == bos), len(filled)]
+    return [tuple(filled[a:b]) for a, b in pairwise(cuts if cuts[0] == 0 else [0, *cuts])]
+
+
+def test_padded_rows_hold_every_document_whole_and_each_target_once(prepared: Prepared) -> None:
+    rows = open_rows(prepared.train, 64, "best-fit-padded")
+    bos = prepared.tokenizer.bos_id
+    whole = [tuple(document) for document in documents(prepared)]
+    pieces = [piece for i in range(len(rows)) for piece in padded_pieces(rows.row(i).tolist(), bos)]
+    short = sorted(document for document in whole if len(document) <= 65)
+    assert short
+    assert sorted(piece for piece in pieces if piece in set(short)) == short
+    targets = sorted(token for piece in pieces for token in piece[1:])
+    assert targets == sorted(token for document in whole for token in document[1:])
+    assert rows.tokens_dropped == 0
+    assert 0 < rows.padding < 0.1
+
+
+def test_padding_counts_the_targets_there_are(prepared: Prepared) -> None:
+    rows = open_rows(prepared.train, 64, "best-fit-padded")
+    for numbers in ([0], range(len(rows)), [len(rows) - 1, 3]):
+        _, targets = as_tensors(rows.rows(numbers), torch.device("cpu"))
+        # of a row with n documents n - 1 targets are separators, which count
+        assert rows.count_targets(numbers) == int((targets >= 0).sum())
+    inputs, _ = as_tensors(rows.rows(range(len(rows))), torch.device("cpu"))
+    assert int(inputs.min()) >= 0
+
+
+def test_documents_longer_than_a_row_are_cut_where_pieces_share_a_token() -> None:
+    # lengths 23, 4, 3 in rows of 10: windows of 10, 10 and 5 tokens open rows, a short one goes beside the last
+    plan = plan_padded(np.array([0, 23, 27, 30]), 10)
+    assert plan.tolist() == [[0, 10, 0], [9, 10, 1], [18, 5, 2], [23, 4, 2], [27, 3, 3]]
+    # 12 and 13 leave windows of 3 and 4: neither stands behind the other
+    assert plan_padded(np.array([0, 12, 25]), 10).tolist() == [[0, 10, 0], [9, 3, 1], [12, 10, 2], [21, 4, 3]]
+
+
+@pytest.mark.parametrize("packing", ["concat", "bos-bestfit", "best-fit-padded"])
+def test_micro_batches_weigh_what_makes_their_sum_the_mean_over_the_step(
+    prepared: Prepared, packing: str
+) -> None:
+    rows = open_rows(prepared.train, 64, packing)  # type: ignore[arg-type]  # a parameter is a plain str
+
+    def value(targets: torch.Tensor) -> torch.Tensor:
+        return torch.where(targets < 0, 0, targets).double()
+
+    def step(world_size: int, micro_batch_size: int) -> float:
+        total = 0.0
+        for rank in range(world_size):
+            batches = Batches(
+                rows,
+                seed=9,
+                global_rows=12,
+                micro_batch_size=micro_batch_size,
+                rank=rank,
+                world_size=world_size,
+                device=torch.device("cpu"),
+            )
+            for _, targets, weight in batches.micro_batches(24):
+                total += float(value(targets).sum() / (targets >= 0).sum()) * weight / world_size
+        return total
+
+    order = RowOrder(len(rows), 9).rows(24, 12)
+    _, targets = as_tensors(rows.rows(order), torch.device("cpu"))
+    expected = float(value(targets).sum() / (targets >= 0).sum())
+    for world_size, micro_batch_size in [(1, 12), (1, 4), (2, 3), (3, 4), (4, 1)]:
+        assert step(world_size, micro_batch_size) == pytest.approx(expected)
+
+
+def test_what_was_read_ahead_is_used_only_where_it_belongs(prepared: Prepared) -> None:
+    rows = open_rows(prepared.train, 64, "concat")
+
+    def build() -> Batches:
+        return Batches(
+            rows, seed=9, global_rows=8, micro_batch_size=4, rank=0, world_size=1, device=torch.device("cpu")
+        )
+
+    def inputs(batches: Batches, samples_seen: int) -> torch.Tensor:
+        return torch.cat([batch.inputs for batch in batches.micro_batches(samples_seen)])
+
+    running = build()
+    for samples_seen in (0, 8, 16, 8, 24, 24, 32):  # with a rollback and a repetition among them
+        assert torch.equal(inputs(running, samples_seen), inputs(build(), samples_seen))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer_daemon.engine.data.rows import plan_best_fit
+from trainer_daemon.engine.data.rows import plan_best_fit, plan_padded
 from trainer_daemon.engine.data.shards import Split
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 
@@ -25,6 +25,8 @@ class PackingCost:
     """Share of tokens that `bos-bestfit` crops away."""
     concat_cut: float
     """Share of documents that `concat` cuts at a row's end."""
+    padded_empty: float
+    """Share of positions that `best-fit-padded` leaves empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,10 @@ def packing_cost(starts: npt.NDArray[np.int64], sequence_len: int) -> PackingCos
     packed = int(plan_best_fit(starts, sequence_len + 1)[:, 1].sum())
     # a document is whole in a row when the row that its first token opens or continues still holds its last
     first_row, last_row = starts[:-1] // sequence_len, (starts[1:] - 1) // sequence_len
-    return PackingCost(sequence_len, 1 - packed / total, float(np.mean(first_row != last_row)))
+    cut = float(np.mean(first_row != last_row))
+    padded = plan_padded(starts, sequence_len + 1)
+    positions = (int(padded[-1, 2]) + 1) * (sequence_len + 1)
+    return PackingCost(sequence_len, 1 - packed / total, cut, 1 - int(padded[:, 1].sum()) / positions)
 
 
 def length_histogram(starts: npt.NDArray[np.int64]) -> list[LengthBin]:

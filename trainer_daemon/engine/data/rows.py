@@ -1,19 +1,21 @@
 """Rows: token shards seen as an array of examples of T + 1 tokens, any of which can be read at any time.
 
-Two ways to cut. `concat` runs on from document to document and drops nothing. `bos-bestfit` begins every row at a
-document's start, so that no position is without its context, and pays for that with the tokens it crops; its plan is
-made once and kept beside the shards. Held-out rows are cut as training rows are, or their losses would not compare.
+Three ways to cut. `concat` runs on from document to document and drops nothing. `bos-bestfit` begins every row at a
+document's start, so that no position is without its context, and pays for that with the tokens it crops.
+`best-fit-padded` does that too as far as documents fit, drops nothing and pays with positions that are empty. The plans of
+the latter two are made once and kept beside the shards. Held-out rows are cut as training rows are, or their losses would
+not compare.
 """
 
 import os
 import tempfile
 from array import array
 from bisect import bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,12 @@ import numpy.typing as npt
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.engine.data.shards import Split, TokenArray
 
+Packing: TypeAlias = Literal["bos-bestfit", "concat", "best-fit-padded"]
+RowArray: TypeAlias = npt.NDArray[np.integer[Any]]
+"""Ids; PADDING where a row has no more."""
+
+PADDING = -1
+"""Stands where a row is empty: as a target it counts for nothing."""
 PLAN_VERSION = 1
 BUFFERED_DOCUMENTS = 1000
 """Among how many documents the best fit is looked for."""
@@ -37,17 +45,31 @@ class Rows(Protocol):
     def tokens_dropped(self) -> float:
         """Fraction of the set's tokens that are in no row."""
 
+    @property
+    def padding(self) -> float:
+        """Fraction of the rows' positions that are empty."""
+
     def __len__(self) -> int: ...
-    def row(self, i: int) -> TokenArray:
+    def row(self, i: int) -> RowArray:
         """(T + 1,). Raises IndexError beyond the last row."""
 
-    def rows(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> TokenArray:
+    def rows(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> RowArray:
         """(len(numbers), T + 1), a copy."""
 
+    def count_targets(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> int:
+        """Targets of these rows that count."""
 
-def open_rows(split: Split, sequence_len: int, packing: Literal["bos-bestfit", "concat"]) -> Rows:
+
+def open_rows(split: Split, sequence_len: int, packing: Packing) -> Rows:
     """The split's rows. Raises SpecError when it has not enough text for a single one."""
-    rows = ConcatRows(split, sequence_len) if packing == "concat" else BestFitRows(split, sequence_len)
+    rows: Rows
+    match packing:
+        case "concat":
+            rows = ConcatRows(split, sequence_len)
+        case "bos-bestfit":
+            rows = BestFitRows(split, sequence_len)
+        case "best-fit-padded":
+            rows = PaddedRows(split, sequence_len)
     if len(rows) == 0:
         raise SpecError(
             f"data: the set {split.folder.name} has {len(split)} tokens in {split.meta.documents} documents, too few "
@@ -71,6 +93,13 @@ class ConcatRows:
     def tokens_dropped(self) -> float:
         return 1 - (self._count * self.sequence_len + 1) / len(self._split)
 
+    @property
+    def padding(self) -> float:
+        return 0.0
+
+    def count_targets(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> int:
+        return len(numbers) * self.sequence_len
+
     def row(self, i: int) -> TokenArray:
         if not 0 <= i < self._count:
             raise IndexError(f"row {i} of {self._count}")
@@ -86,7 +115,7 @@ class BestFitRows:
     def __init__(self, split: Split, sequence_len: int) -> None:
         self.sequence_len = sequence_len
         self._split = split
-        self._plan = _stored_plan(split, sequence_len)
+        self._plan = _stored_plan(split, sequence_len, "bos-bestfit", plan_best_fit)
         # a row's pieces add up to T + 1, so it ends wherever the running sum is a multiple
         ends = np.flatnonzero(np.cumsum(self._plan[:, 1]) % (sequence_len + 1) == 0) + 1
         self._bounds = np.concatenate([[0], ends])
@@ -98,30 +127,92 @@ class BestFitRows:
     def tokens_dropped(self) -> float:
         return 1 - len(self) * (self.sequence_len + 1) / len(self._split)
 
-    def row(self, i: int) -> TokenArray:
+    @property
+    def padding(self) -> float:
+        return 0.0
+
+    def count_targets(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> int:
+        return len(numbers) * self.sequence_len
+
+    def row(self, i: int) -> RowArray:
         return self.rows([i])[0]
 
-    def rows(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> TokenArray:
+    def rows(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> RowArray:
         out = np.empty((len(numbers), self.sequence_len + 1), self._split.dtype)
-        for row, i in zip(out, numbers, strict=True):
-            if not 0 <= i < len(self):
-                raise IndexError(f"row {i} of {len(self)}")
-            at = 0
-            for first, length in self._plan[self._bounds[i] : self._bounds[i + 1]].tolist():
-                row[at : at + length] = self._split.read(first, length)
-                at += length
+        _fill(out, numbers, self._plan, self._bounds, self._split)
         return out
 
 
-def _stored_plan(split: Split, sequence_len: int) -> npt.NDArray[np.int64]:
-    path = split.folder / f"bos-bestfit-{sequence_len}-v{PLAN_VERSION}.npy"
+class PaddedRows:
+    """A row is made of the largest waiting documents that still fit, and the rest of it is empty.
+
+    A document longer than a row is cut into pieces that share the token they meet at, so that each is a target once.
+    """
+
+    def __init__(self, split: Split, sequence_len: int) -> None:
+        self.sequence_len = sequence_len
+        self._split = split
+        self._plan = _stored_plan(split, sequence_len, "best-fit-padded", plan_padded)
+        row_of_piece = self._plan[:, 2]
+        self._bounds = np.searchsorted(
+            row_of_piece, np.arange(row_of_piece[-1] + 2 if len(row_of_piece) else 1)
+        )
+        self._tokens = np.bincount(row_of_piece, self._plan[:, 1]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @property
+    def tokens_dropped(self) -> float:
+        return 0.0
+
+    @property
+    def padding(self) -> float:
+        return 1 - float(self._tokens.sum()) / (len(self) * (self.sequence_len + 1))
+
+    def count_targets(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> int:
+        return int(self._tokens[np.asarray(numbers)].sum()) - len(numbers)
+
+    def row(self, i: int) -> RowArray:
+        return self.rows([i])[0]
+
+    def rows(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> RowArray:
+        out = np.full((len(numbers), self.sequence_len + 1), PADDING, np.int32)
+        _fill(out, numbers, self._plan, self._bounds, self._split)
+        return out
+
+
+def _fill(
+    out: RowArray,
+    numbers: Sequence[int] | npt.NDArray[np.int64],
+    plan: npt.NDArray[np.int64],
+    bounds: npt.NDArray[np.int64],
+    split: Split,
+) -> None:
+    """Write the planned pieces of each row, from its beginning. Raises IndexError beyond the last row."""
+    for row, i in zip(out, numbers, strict=True):
+        if not 0 <= i < len(bounds) - 1:
+            raise IndexError(f"row {i} of {len(bounds) - 1}")
+        at = 0
+        for first, length in plan[bounds[i] : bounds[i + 1], :2].tolist():
+            row[at : at + length] = split.read(first, length)
+            at += length
+
+
+def _stored_plan(
+    split: Split,
+    sequence_len: int,
+    name: Packing,
+    make: Callable[[npt.NDArray[np.int64], int], npt.NDArray[np.int64]],
+) -> npt.NDArray[np.int64]:
+    path = split.folder / f"{name}-{sequence_len}-v{PLAN_VERSION}.npy"
     try:
         plan: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
         if plan.dtype == np.int64 and plan.ndim == 2:
             return np.asarray(plan)
     except (OSError, ValueError, EOFError):
         pass  # not made yet, or torn: it is made now
-    plan = plan_best_fit(split.document_starts(), sequence_len + 1)
+    plan = make(split.document_starts(), sequence_len + 1)
     with suppress(OSError):  # a cache that may not be written to, or is full: it is planned again next time
         _keep(plan, path)
     return plan
@@ -145,12 +236,7 @@ def plan_best_fit(starts: npt.NDArray[np.int64], row_tokens: int) -> npt.NDArray
 
     A piece is a document from its start on. A last row that cannot be filled is left out.
     """
-    lengths = np.diff(starts)
-    # one integer a document, so that they sort by length, and of equal ones the earliest comes last
-    order_bits = len(lengths).bit_length()
-    mask = (1 << order_bits) - 1
-    keys = (lengths << order_bits) | (mask - np.arange(len(lengths)))
-    coming = chain.from_iterable(keys[i : i + 65536].tolist() for i in range(0, len(keys), 65536))
+    coming, mask, order_bits = _by_length(np.diff(starts))
     waiting = sorted(islice(coming, BUFFERED_DOCUMENTS))
     pieces = array("q")  # document, length, document, length, …
     planned = 0
@@ -168,3 +254,62 @@ def plan_best_fit(starts: npt.NDArray[np.int64], row_tokens: int) -> npt.NDArray
     plan = np.array(pieces[:planned], np.int64).reshape(-1, 2)
     plan[:, 0] = starts[plan[:, 0]]
     return plan
+
+
+def plan_padded(starts: npt.NDArray[np.int64], row_tokens: int) -> npt.NDArray[np.int64]:
+    """(documents + 1,) -> (pieces, 3): first token, length and row of each piece, row after row.
+
+    A piece is a document, or a window of row_tokens of one that is longer; such a window opens its row, since behind
+    another document it would read as its end. No row is overfull, none is left out.
+    """
+    firsts, lengths = _windows(starts, row_tokens)
+    of_long = np.repeat(np.diff(starts) > row_tokens, _window_counts(starts, row_tokens))
+    whole = np.flatnonzero(~of_long)
+    coming, mask, order_bits = _by_length(lengths[whole])
+    waiting = sorted(islice(coming, BUFFERED_DOCUMENTS))
+    openers = iter(np.flatnonzero(of_long).tolist())
+    pieces = array("q")  # piece, row, piece, row, …
+    for row in count():
+        room = row_tokens
+        if (opener := next(openers, None)) is not None:
+            pieces.extend((opener, row))
+            room -= int(lengths[opener])
+        elif not waiting:
+            break
+        while fitting := bisect_right(waiting, room << order_bits | mask):
+            key = waiting.pop(fitting - 1)
+            pieces.extend((int(whole[mask - (key & mask)]), row))
+            room -= key >> order_bits
+            if (following := next(coming, None)) is not None:
+                insort(waiting, following)
+    plan = np.array(pieces, np.int64).reshape(-1, 2)
+    return np.stack([firsts[plan[:, 0]], lengths[plan[:, 0]], plan[:, 1]], axis=1)
+
+
+def _window_counts(starts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """(documents,): windows of at most `size` tokens, sharing their ends, that cover each document."""
+    return np.maximum(1, -(-(np.diff(starts) - 1) // (size - 1)))
+
+
+def _windows(starts: npt.NDArray[np.int64], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First token and length of the windows that cover each document, document after document."""
+    lengths, counts = np.diff(starts), _window_counts(starts, size)
+    document = np.repeat(np.arange(len(lengths)), counts)
+    within = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+    offsets = within * (size - 1)
+    return starts[document] + offsets, np.minimum(lengths[document] - offsets, size)
+
+
+def _by_length(lengths: npt.NDArray[np.int64]) -> tuple[Iterator[int], int, int]:
+    """(one integer a document, in their order; mask of the part that says which; its bits).
+
+    They sort by length, and of equal ones the earliest comes last: key = length << bits | mask - number.
+    """
+    order_bits = len(lengths).bit_length()
+    mask = (1 << order_bits) - 1
+    keys = (lengths << order_bits) | (mask - np.arange(len(lengths)))
+    return (
+        chain.from_iterable(keys[i : i + 65536].tolist() for i in range(0, len(keys), 65536)),
+        mask,
+        order_bits,
+    )

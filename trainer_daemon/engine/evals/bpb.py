@@ -59,7 +59,8 @@ def held_out_sums(
     for first in range(0, len(mine), batch_rows):
         inputs, targets = as_tensors(rows.rows(mine[first : first + batch_rows]), device)
         nats = token_losses(inputs, targets).view(-1)
-        target_bytes = token_bytes[targets.view(-1)]
+        ids = targets.view(-1)
+        target_bytes = torch.where(ids < 0, 0, token_bytes[ids.clamp(min=0)])  # an empty position has no byte
         counted = target_bytes > 0
         # a special's own loss may be infinite: it is left out, not multiplied by 0
         batch = torch.where(counted, nats.float(), 0.0), target_bytes, counted
