@@ -61,10 +61,23 @@ def set_value(
     _tell_done(run, "set", timeout, {"key": key, "value": value})
 
 
-def resume(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
+def resume(
+    run: RunArgument,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a value that may change, e.g. runtime.nproc=2; repeatable.",
+        ),
+    ] = None,
+    timeout: TimeoutOption = DONE_SECONDS,
+) -> None:
     """Go on with a paused, stopped, failed or crashed run.
 
-    A paused one goes on at once, the others from their newest good checkpoint.
+    A paused one goes on at once, the others from their newest good checkpoint. --set takes what changes no weight:
+    intervals, samples, and what the machine decides (ranks, device, threads, rows of a micro-batch). Anything else that
+    differs from the checkpoint is refused; for that there is `fork`.
     """
     from pathlib import Path
 
@@ -76,15 +89,43 @@ def resume(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
     found = find_run(run)
     status = observe(found)
     if found.supervisor_is_alive():
+        if set_:
+            raise RefusedError(
+                f"{found.name} is {status.state}: --set is for one that has ended. Stop it first, or change what may change "
+                f"while it runs: llmctl set {found.name} KEY=VALUE"
+            )
         _tell_done(found.name, "resume", timeout)
         return
     if status.state == "completed":
         raise RefusedError(
             f"{found.name} has completed all of its {status.total_steps} steps; nothing is left to train"
         )
-    report = start_supervisor({"resume": str(found.path)})
+    settings = _check_resume(found, set_ or [])
+    report = start_supervisor({"resume": str(found.path), "settings": settings})
     out(f"{Path(report.path).name} resumed")
     say(f"watch it: {command_name()} attach {found.name}")
+
+
+def _check_resume(run: "RunDir", overrides: list[str]) -> dict[str, Any]:
+    """The settings that the overrides change, once the run can go on with them here.
+
+    Raises SpecError, naming both values, when the spec differs from the newest checkpoint's in what may not change.
+    """
+    from cli.launch import check_spec
+    from trainer_daemon.contract.rundir import begins_with
+    from trainer_daemon.contract.settings import check_against_checkpoint, present_spec, settings_on_resume
+    from trainer_daemon.contract.spec import build_spec, flat_values
+    from trainer_daemon.engine.checkpoint.store import checkpoint_folders
+
+    settings = settings_on_resume(run, overrides)
+    spec = build_spec(present_spec(run).model_dump(mode="json"), overrides)
+    saved = checkpoint_folders(run.checkpoints)
+    if saved and not begins_with(run, saved[-1]):
+        check_against_checkpoint(spec, saved[-1])
+    if settings:  # without any it could be run here before, and the ranks say what changed since
+        checked = flat_values(check_spec(spec))
+        settings = {key: checked[key] for key in settings}
+    return settings
 
 
 def stop(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:

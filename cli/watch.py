@@ -51,11 +51,13 @@ def ls(json: JsonOption = False) -> None:
     elif not statuses:
         say("there are no runs yet; start one with: llmctl run --preset stories")
     else:
-        headers = ("RUN", "STATE", "STEP", "OF", "LOSS", "VAL_BPB", "TOK/S", "ETA", "UPDATED")
+        headers = ("RUN", "STATE", "STEP", "OF", "LOSS", "VAL_BPB", "TOK/S", "ETA", "UPDATED", "TAG")
         out(table(headers, [_ls_row(status) for status in statuses], left=2))
 
 
 def _ls_row(s: "RunStatus") -> tuple[str, ...]:
+    from trainer_daemon.contract.text import printable
+
     of = "-" if s.total_steps is None else str(s.total_steps)
     return (
         s.name,
@@ -67,6 +69,7 @@ def _ls_row(s: "RunStatus") -> tuple[str, ...]:
         count(s.tokens_per_second),
         duration(s.eta_seconds),
         clock(s.updated_at),
+        printable(s.tag),
     )
 
 
@@ -86,6 +89,8 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
     checkpoint = f"step {s.last_checkpoint['step']}" if s.last_checkpoint else "-"
     rows = [
         ("run", s.name),
+        *([("tag", printable(s.tag))] if s.tag else []),
+        *([("notes", printable(s.notes))] if s.notes else []),
         ("state", s.state),
         ("step", f"{s.step}{of}"),
         ("tokens", f"{count(s.tokens)}{tokens_of}"),

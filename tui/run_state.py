@@ -30,6 +30,7 @@ from trainer_daemon.contract.events import (
     RunPlanned,
     SampleChunk,
     Sampled,
+    SettingChanged,
     Stalled,
     StateChanged,
     TrainStep,
@@ -403,6 +404,8 @@ def _in_words(event: Event) -> tuple[Level, str] | None:
                 "info",
                 f"{count(e.total_steps)} steps of {count(e.global_batch_tokens)} tokens; {size_text}",
             )
+        case SettingChanged(step=step, key=key, value=value, before=before):
+            return "info", f"{key} is {value} after step {count(step)}, it was {before}"
         case CheckpointFailed(step, error):
             return "error", f"step {count(step)}: checkpoint abandoned: {error}"
         case Alert(name="not_finite" | "rolled_back" | "replicas_differ"):

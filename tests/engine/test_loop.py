@@ -277,6 +277,20 @@ def test_a_resume_with_another_tokenizer_is_refused_and_with_other_text_is_said(
         run_tiny(spec, tmp_path, Recorder(), tmp_path / "checkpoints")
 
 
+def test_a_run_does_not_go_on_with_other_hyper_parameters_than_its_checkpoint_s(
+    home: Path, tmp_path: Path
+) -> None:
+    """The peer restores the old rate in silence, and takes another batch size in silence."""
+    run_tiny(tiny_spec(), home, stop_at(3), tmp_path)
+    both = r"optim.matrix_lr is 0.25, step-00000003 has 0.5; train.global_batch_tokens is 512, step-00000003 has 256"
+    other = tiny_spec("optim.matrix_lr=0.25", "train.global_batch_tokens=512", "eval.every=3")
+    with pytest.raises(SpecError, match=both):
+        build_tiny(other, home, Recorder(), tmp_path)
+    seen = Recorder()
+    run_tiny(tiny_spec("eval.every=4", "train.micro_batch_size=8", "tag=again"), home, seen, tmp_path)
+    assert [e.step for e in seen.of(Evaluated)] == [4, 8, 12]
+
+
 def test_a_run_that_repeats_its_text_many_times_says_so(home: Path, tmp_path: Path) -> None:
     def warnings(*overrides: str) -> list[str]:
         seen = Recorder()

@@ -359,12 +359,13 @@ class CheckpointFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class SettingChanged(Event):
-    """One of the values that may change while a run trains did, on all ranks, for every step after this one."""
+    """One of the spec's few values that may change did, on all ranks, for every step after this one: told by the ranks
+    when it changed while they train, by the supervisor when it changed with a resume."""
 
     step: int
     key: str
-    value: float | str | None
-    before: float | str | None
+    value: Any
+    before: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,6 +269,15 @@ def _begin_with(run: RunDir, origin: Origin) -> None:
     write_json(run.origin_file, {"run": origin.run, "step": origin.step, "manifest_sha256": manifest})
 
 
+def begins_with(run: RunDir, checkpoint: Path) -> bool:
+    """Whether the run was forked from this checkpoint, which another one saved by its own spec."""
+    try:
+        origin = json.loads(run.origin_file.read_bytes())["manifest_sha256"]
+        return bool(origin == sha256((checkpoint / "MANIFEST.json").read_bytes()).hexdigest())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file so that a crash leaves the old or the new one whole."""
     temporary = path.with_name(f".{path.name}.tmp")

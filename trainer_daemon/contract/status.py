@@ -6,9 +6,11 @@ none, and a run whose processes are gone never reads as running.
 """
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import (
     FINAL_STATES,
     Alert,
@@ -30,6 +32,7 @@ from trainer_daemon.contract.events import (
 )
 from trainer_daemon.contract.journal import Record, read_all
 from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.settings import present_spec
 from trainer_daemon.contract.wire import VERSION
 
 STATE_OF_PHASE: dict[str, State] = {
@@ -52,6 +55,9 @@ class RunStatus:
     """The fields of `llmctl status --json`. Unknown is None."""
 
     name: str
+    tag: str = ""
+    """The spec's words for its reader, as `notes` are."""
+    notes: str = ""
     state: State = "starting"
     phase: str | None = None
     step: int = 0
@@ -230,6 +236,11 @@ def observe(run: RunDir) -> RunStatus:
     # the locks are read first: a run that ends in between is then seen with its last words, not as crashed
     supervisor, ranks = run.supervisor_is_alive(), run.ranks_are_alive()
     status = fold_journal(run, load_snapshot(run))
+    with suppress(
+        LlmctlError
+    ):  # a spec that cannot be read has no words, and what the run is can be said without
+        spec = present_spec(run)
+        status.tag, status.notes = spec.tag, spec.notes
     if status.state in FINAL_STATES or supervisor:
         return status
     if ranks:

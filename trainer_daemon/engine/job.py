@@ -28,6 +28,7 @@ from trainer_daemon.contract.events import (
     RunPlanned,
 )
 from trainer_daemon.contract.scaling import TrainingPlan, training_plan
+from trainer_daemon.contract.settings import check_against_checkpoint
 from trainer_daemon.contract.spec import RunSpec, RuntimeSpec
 from trainer_daemon.engine.checkpoint.files import (
     Progress,
@@ -196,10 +197,12 @@ def build_job(
     commands: Commands,
     terminated: Callable[[], bool],
     stop_wanted: Callable[[], bool],
+    is_forked_from: Callable[[Path], bool] = lambda _: False,
 ) -> Job:
     """Assemble an attempt, from the newest good checkpoint where there is one. All ranks.
 
-    Raises SpecError when the spec cannot run on this data or these ranks, RunFailedError when checkpoints exist but
+    `is_forked_from` tells a checkpoint that another run saved, whose hyper-parameters may be others. Raises SpecError
+    when the spec cannot run on this data or these ranks, or not go on from its checkpoint, RunFailedError when checkpoints exist but
     none can be trusted, and StoppedBeforeTrainingError as soon as `stop_wanted` during a long preparation.
     """
     precision = choose_precision(spec.runtime, ranks.device)
@@ -301,6 +304,8 @@ def build_job(
         emit(Notice("warning", f"resume passed over a checkpoint: {reason}"))
     progress = Progress()
     if checkpoint:
+        if not is_forked_from(checkpoint):
+            check_against_checkpoint(spec, checkpoint)
         lineage = check_lineage(read_manifest(checkpoint), lineage, ranks, emit)
         progress = load_checkpoint(checkpoint, model, optimizer, ranks)
         emit(Resumed(progress.step, checkpoint.name, progress.min_val_bpb))

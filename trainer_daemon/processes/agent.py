@@ -23,6 +23,7 @@ from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT, usable_cores
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
 from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.settings import present_spec
 from trainer_daemon.contract.spec import RuntimeSpec
 from trainer_daemon.supervisor.agent import describe_exit
 from trainer_daemon.supervisor.attempts import (
@@ -74,7 +75,7 @@ def main(arguments: list[str], *, rank_command: Sequence[str] = RANK_COMMAND) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward_to_ranks)
     try:
-        result = launch(run, attempt, run.read_spec().runtime, rank_command)
+        result = launch(run, attempt, present_spec(run).runtime, rank_command)
     except LlmctlError as e:
         result = AttemptResult(error=str(e))
     except Exception as e:  # noqa: BLE001  # whatever it is, the supervisor must learn of it

@@ -19,7 +19,7 @@ from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import Command, CommandDone, Event, Finished
 from trainer_daemon.contract.journal import JournalReader, JournalWriter
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
-from trainer_daemon.contract.rundir import STACKS_SIGNAL, RunDir, hold_lock, home, write_json
+from trainer_daemon.contract.rundir import STACKS_SIGNAL, RunDir, begins_with, hold_lock, home, write_json
 from trainer_daemon.contract.settings import present_spec
 
 COMMAND_POLL_SECONDS = 0.05
@@ -123,6 +123,7 @@ def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") ->
                 terminated=terminated.is_set,
                 # every rank looks for itself: while they prepare there is no exchange to learn it from
                 stop_wanted=lambda: terminated.is_set() or control.stop_is_waiting(),
+                is_forked_from=lambda checkpoint: begins_with(run, checkpoint),
             )
         except StoppedBeforeTrainingError:
             finished = Finished("stopped", 0, "stopped before training began; there was nothing to save")

@@ -1,7 +1,8 @@
 """`python -m trainer_daemon supervise --ready-fd N`: the daemon of one run, with its request on stdin.
 
 {"name": NAME, "spec": {…}}    a new run; with "origin": {run, step, checkpoint} from a checkpoint of another one
-{"resume": RUN_FOLDER}         an ended one from its newest checkpoint, or a running one whose supervisor died
+{"resume": RUN_FOLDER}         an ended one from its newest checkpoint, or a running one whose supervisor died; with
+                               "settings": {KEY: VALUE} that change for all that comes
 """
 
 import argparse
@@ -43,10 +44,17 @@ def main(
     pipe = ReadyPipe(parser.parse_args(arguments).ready_fd)
     leave_parent()
     try:
-        run, lock = take_run(json.load(sys.stdin))
+        request = json.load(sys.stdin)
+        run, lock = take_run(request)
         settle_in(run.path, run.supervisor_log)
         server = Server(run)
-        supervisor = Supervisor(run, server, lambda attempt: agent_command(run, attempt), patience=patience)
+        supervisor = Supervisor(
+            run,
+            server,
+            lambda attempt: agent_command(run, attempt),
+            patience=patience,
+            changes=request.get("settings"),
+        )
     except LlmctlError as e:
         pipe.refuse(e)
         return e.exit_code

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,12 +28,15 @@ from trainer_daemon.contract.events import (
     Forked,
     Notice,
     RankExited,
+    SettingChanged,
     Stalled,
     State,
     StateChanged,
 )
 from trainer_daemon.contract.journal import STREAMS, JournalReader, JournalWriter, Record, Stream
 from trainer_daemon.contract.rundir import RunDir, write_json
+from trainer_daemon.contract.settings import change_settings, present_spec
+from trainer_daemon.contract.spec import flat_values
 from trainer_daemon.contract.status import fold_journal, load_snapshot
 from trainer_daemon.contract.wire import HEARTBEAT_SECONDS, RANGE_LIMIT, Request
 from trainer_daemon.supervisor.agent import AdoptedAgent, Agent, LaunchedAgent
@@ -104,17 +107,24 @@ class Supervisor:
         agent_command: Callable[[int], list[str]],
         *,
         patience: Patience | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Raises RefusedError for a run that is complete."""
+        """`changes` are the values of the spec, by key, that change from now on.
+
+        Raises RefusedError for a run that is complete, SpecError for a value that may not change on resume.
+        """
         self._run = run
         self._port = port
         self._agent_command = agent_command
         self._patience = patience or Patience()
-        self._spec = run.read_spec()
 
         self._status = fold_journal(run, load_snapshot(run))
         if self._status.state == "completed":
             raise RefusedError(f"{run.name} is complete: all {self._status.step} steps are done")
+        if changes and run.ranks_are_alive():
+            raise RefusedError(f"{run.name} trains on without its supervisor; resume it first, then stop it")
+        before = change_settings(run, changes or {})
+        self._spec = present_spec(run)
         self._attempt = self._status.attempt
         self._daemon = JournalWriter(run.journal, "daemon", self._attempt)
         self._control = JournalWriter(run.journal, "control", self._attempt)
@@ -126,6 +136,9 @@ class Supervisor:
                 self._daemon.append(Notice("warning", text))
         if self._attempt == 0 and (origin := read_struct(run.origin_file, Forked)) is not None:
             self._daemon.append(origin)
+        for key, value in before.items():
+            now = flat_values(self._spec)[key]
+            self._daemon.append(SettingChanged(self._status.step, key, now, before=value))
         # watchers that come later fetch what is older, so only what is new is published
         self._readers = [JournalReader(run.journal, s, self._status.cursors.get(s, 0)) for s in STREAMS]
         self._ledger = Ledger()
