@@ -26,8 +26,12 @@ NO_DISK_BYTES = 200e6
 LITTLE_SHARED_MEMORY_BYTES = 1e9
 TORCH_REPORT = """
 import json, torch
+from trainer_daemon.engine.models.attention import choose_attention
 gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+here = torch.device("cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu")
+attention = choose_attention("auto", here, torch.bfloat16, head_dim=128)
 print(json.dumps({
+    "attention": {"kernel": attention.kernel, "why": attention.why},
     "version": torch.__version__,
     "cuda": torch.version.cuda,
     "hip": torch.version.hip,
@@ -81,6 +85,7 @@ def checks(torch: dict[str, Any]) -> list[Callable[[], Iterator[Finding]]]:
         check_python,
         lambda: check_torch(torch),
         lambda: check_devices(torch),
+        lambda: check_attention(torch),
         check_compiler,
         check_home,
         check_disk,
@@ -154,12 +159,17 @@ def check_devices(torch: dict[str, Any]) -> Iterator[Finding]:
             )
         found = f"{gpu['name']}, {size(gpu['memory_bytes'])}, {told}"
         yield Finding(f"gpu {i}", "ok" if peak and is_new else "warn", found, advice)
-    newest = all(gpu["capability"] >= [8, 0] for gpu in devices)
-    yield Finding(
-        "attention",
-        "ok" if newest else "warn",
-        "flash, through torch's SDPA" if newest else "torch's plain SDPA",
-    )
+
+
+def check_attention(torch: dict[str, Any]) -> Iterator[Finding]:
+    """The kernel that `runtime.attention=auto` comes to, by the engine's own choice."""
+    if "attention" not in torch:
+        return
+    kernel, why = torch["attention"]["kernel"], torch["attention"]["why"]
+    # SDPA on a GPU leaves its flash kernel for one with a mask as soon as a layer has a window
+    is_slow = kernel == "sdpa" and bool(torch["gpus"])
+    advice = "layers with a window train slowly: pip install triton" if is_slow else ""
+    yield Finding("attention", "warn" if is_slow else "ok", f"{kernel}: {why}", advice)
 
 
 def _devices(torch: dict[str, Any]) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def torch_has_gpus() -> bool:
 
 
 def check_device(runtime: "RuntimeSpec") -> None:
-    """Raises SpecError when CUDA, or fp8 which needs it, is asked for and this machine's torch, driver or GPUs lack it."""
+    """Raises SpecError when CUDA, fp8 or a kernel that needs it is asked for and this machine's torch, driver or GPUs lack it."""
     from trainer_daemon.contract.errors import SpecError
     from trainer_daemon.contract.hardware import lacks_fp8
 
@@ -82,11 +82,16 @@ def check_device(runtime: "RuntimeSpec") -> None:
         for gpu in gpus:
             if lacking_fp8 := lacks_fp8(gpu.capability, runtime.fp8_recipe):
                 raise SpecError(f"runtime.precision: {lacking_fp8}")
-    if runtime.device != "cuda":
+    needs_cuda = runtime.attention in ("fa3", "flex")
+    if runtime.device != "cuda" and not needs_cuda:
         return
     lacking = "" if torch_has_gpus() else "the installed torch is built without CUDA"
     if not lacking and not nvidia_gpus() and not Path("/dev/kfd").exists():  # kfd: AMD's driver
         lacking = "no GPU answers here"
+    if lacking and needs_cuda:
+        raise SpecError(
+            f"runtime.attention: {runtime.attention} needs an NVIDIA GPU, and {lacking}; use auto, or see: llmctl doctor"
+        )
     if lacking:
         raise SpecError(f"runtime.device: {lacking}; use --set runtime.device=cpu, or see: llmctl doctor")
 

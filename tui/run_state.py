@@ -16,6 +16,7 @@ from trainer_daemon.contract.events import (
     FINAL_STATES,
     Alert,
     AttemptStarted,
+    AttentionChosen,
     CheckpointFailed,
     CheckpointSaved,
     Command,
@@ -406,6 +407,8 @@ def _in_words(event: Event) -> tuple[Level, str] | None:
             )
         case SettingChanged(step=step, key=key, value=value, before=before):
             return "info", f"{key} is {value} after step {count(step)}, it was {before}"
+        case AttentionChosen(kernel, why):
+            return "info", f"attention: {kernel} ({why})"
         case CheckpointFailed(step, error):
             return "error", f"step {count(step)}: checkpoint abandoned: {error}"
         case Alert(name="not_finite" | "rolled_back" | "replicas_differ"):

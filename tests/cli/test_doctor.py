@@ -16,7 +16,17 @@ def test_this_machine_can_train_since_these_tests_do(llmctl: Llmctl) -> None:
     told = report.json()
     assert told["ok"] is True
     found = {f["name"]: f for f in told["findings"]}
-    assert {"python", "torch", "compiler", "home", "disk", "sockets", "logout", "terminal"} <= set(found)
+    assert {
+        "python",
+        "torch",
+        "attention",
+        "compiler",
+        "home",
+        "disk",
+        "sockets",
+        "logout",
+        "terminal",
+    } <= set(found)
     assert set(found["torch"]) == {"name", "status", "found", "advice"}
     assert found["torch"]["found"].startswith(told["torch"]["version"])
     assert all(f["advice"] for f in told["findings"] if f["status"] != "ok")

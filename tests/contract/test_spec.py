@@ -60,6 +60,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, nearest:
         ("runtime.nproc=0", "runtime.nproc"),
         ("runtime.nproc=some", "runtime.nproc"),
         ("runtime.device=tpu", "runtime.device"),
+        ("runtime.attention=flash", "runtime.attention"),
+        ('runtime={device="cpu", attention="flex"}', "runtime.attention: flex needs an NVIDIA GPU"),
         ("tokenizer.vocab_size=264", "tokenizer.vocab_size"),
         ("data.source=''", "data.source"),
         ("data.held_out=''", "data.held_out"),

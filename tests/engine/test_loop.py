@@ -13,6 +13,7 @@ import torch
 from tests.tiny import Recorder, build_tiny, run_tiny, tiny_spec
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.events import (
+    AttentionChosen,
     CheckpointFailed,
     CheckpointSaved,
     Command,
@@ -54,6 +55,7 @@ def test_a_run_reports_its_plan_every_step_and_its_end(home: Path, tmp_path: Pat
     assert [e.step for e in seen.of(Evaluated)] == [0, 6, 12]
     assert [e.step for e in seen.of(Sampled)] == [6, 12]
     assert [e.step for e in seen.of(CheckpointSaved)] == [5, 10, 12]
+    assert [e.kernel for e in seen.of(AttentionChosen)] == ["blocked"]
     (plan,) = seen.of(RunPlanned)
     assert plan.parameters == sum(p.numel() for p in job.model.parameters())
     assert plan.bits_per_byte_floor is not None

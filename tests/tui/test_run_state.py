@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from trainer_daemon.contract.events import (
+    AttentionChosen,
     CheckpointSaved,
     Command,
     CommandDone,
@@ -162,6 +163,12 @@ def test_text_of_the_model_and_of_errors_cannot_steer_the_terminal() -> None:
     )
     assert [s.prompt + s.text for s in state.samples] == ["Once afox", "xyabc"]
     assert state.notes[-1].text == "bad row"
+
+
+def test_the_attention_kernel_is_told_with_its_reason() -> None:
+    state = RunState("fox")
+    state.apply(told(AttentionChosen("flex", "no fa3: flash_attn_interface is not installed")))
+    assert state.notes[-1].text == "attention: flex (no fa3: flash_attn_interface is not installed)"
 
 
 def test_a_refused_command_is_kept_for_showing() -> None:

@@ -54,6 +54,9 @@ FailureCause = Literal["nan", "sdc", "rank_exit", "hang", "no_progress", "spec",
 """Why a run failed. nan: the loss stayed not finite. sdc: replicas came apart, silent data corruption. no_progress: restart
 after restart without a new checkpoint. spec: the spec, the data or the checkpoints cannot be used."""
 
+AttentionKernel = Literal["fa3", "flex", "sdpa", "blocked"]
+"""FlashAttention 3, FlexAttention, torch's scaled_dot_product_attention, and SDPA over blocks of queries."""
+
 FINAL_STATES: frozenset[State] = frozenset({"completed", "stopped", "failed", "crashed"})
 
 
@@ -224,6 +227,15 @@ class RunPlanned(Event):
     held_out_rows: int
     bits_per_byte_floor: float | None
     """Entropy floor of the corpus where it is known (generated stories): no model can do better on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionChosen(Event):
+    """The kernel that computes attention in this attempt; all of them compute the same function."""
+
+    kernel: AttentionKernel
+    why: str
+    """That it was asked for, or what the choice went by."""
 
 
 @dataclass(frozen=True, slots=True)

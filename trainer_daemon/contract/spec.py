@@ -215,6 +215,9 @@ class RuntimeSpec(Section):
     ] = "auto"
     """torch.compile of the model, by the name of its mode. auto: `default` on a CUDA device, off elsewhere, where the
     engine's own kernels are faster. Without a working compiler the run goes on eagerly and says so."""
+    attention: Literal["auto", "fa3", "flex", "sdpa", "blocked"] = "auto"
+    """Attention kernel: FlashAttention 3 (Hopper, bf16 or fp16, when installed), FlexAttention (CUDA), torch's SDPA, or
+    SDPA over blocks of queries. auto: the first of them that can run, on a CPU `blocked`."""
     activation_checkpointing: Literal["off", "block", "selective"] = "off"
     """Computing activations again in backward instead of keeping them, with the same gradients. `selective` keeps what
     products and attention gave, `block` nothing but each block's inputs, for a fourth more computing."""
@@ -279,6 +282,11 @@ class RunSpec(Section):
                     f"model.sequence_len: {self.model.sequence_len} is not a multiple of 16, which fp8 needs; "
                     f"nearest: {round(self.model.sequence_len / 16) * 16 or 16}"
                 )
+        if self.runtime.attention in ("fa3", "flex") and self.runtime.device in ("cpu", "mps"):
+            raise ValueError(
+                f"runtime.attention: {self.runtime.attention} needs an NVIDIA GPU and runtime.device is "
+                f"{self.runtime.device}; use auto"
+            )
         return self
 
     def canonical_json(self) -> str:

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.events import (
     AttemptStarted,
+    AttentionChosen,
     Command,
     Event,
     Notice,
@@ -45,6 +46,7 @@ from trainer_daemon.engine.data.rows import Rows, open_rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.flops import device_peak
 from trainer_daemon.engine.health import Health
+from trainer_daemon.engine.models.attention import choose_attention
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.models.loss import use_fused_kernel
 from trainer_daemon.engine.native import NativeError
@@ -245,11 +247,14 @@ def build_job(
     if ranks.device.type == "cpu":
         fuse_loss_or_tell(home, emit)
     plan = training_plan(spec, prepared.tokenizer.vocab_size, ranks.world_size)
+    attention = choose_attention(spec.runtime.attention, ranks.device, dtype, plan.shape.head_dim)
+    emit(AttentionChosen(attention.kernel, attention.why))
     model = GPT(
         plan.shape,
         compute_dtype=dtype,
         device=ranks.device,
         recompute=spec.runtime.activation_checkpointing,
+        attention=attention.kernel,
     )
     if precision == "fp8" and not model.train_in_fp8(spec.runtime.fp8_recipe):
         emit(Notice("warning", "fp8: no product of this model is wide enough; it trains in bf16"))

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
 from trainer_daemon.engine.inference.kv_cache import KVCache
-from trainer_daemon.engine.models.attention import attend
 from trainer_daemon.engine.models.fused import rotary_tables
 from trainer_daemon.engine.models.gpt import GPT, LOGIT_CAP, QK_GAIN, ROTARY_BASE, VALUE_GATE_MAX
 from trainer_daemon.engine.models.loss import softcap
+from trainer_daemon.engine.models.plain_attention import attend
 
 Product = Callable[[Tensor], Tensor]
 """`(..., in) -> (..., out)`"""

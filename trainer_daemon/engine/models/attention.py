@@ -1,122 +1,171 @@
-"""Causal attention inside a window: the one place that chooses a kernel.
+"""Which attention kernel a run uses, and why.
 
-A mask of T x S is built only where there is no way around it; on a CPU, queries are taken in blocks that touch only
-the keys they can see. Masks are small, few and cached.
+All kernels compute the same causal attention inside a window, with grouped heads and more keys than queries: the query
+at position i sees keys i-window..i. A test holds each to one plain reference. On Hopper FlashAttention 3 knows windows;
+elsewhere on CUDA FlexAttention skips the blocks that a window hides, where SDPA would fall from its flash kernel to one
+with a mask; a CPU goes through the queries in blocks.
 
 B batch   T queries   S keys (S >= T: the queries are the last T positions)   H heads   K key/value heads   D head width
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-QUERY_BLOCK = 128
-"""Queries that a CPU takes at a time: 64 and 256 were slower at T 256 to 2048."""
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.events import AttentionKernel
+from trainer_daemon.contract.scaling import ModelShape
+from trainer_daemon.engine.models.plain_attention import attend, attend_in_blocks, attend_whole
+
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(B, T, H, D), (B, S, K, D), (B, S, K, D), window -> (B, T, H, D)"""
+
+FA3_MODULES = ("flash_attn_interface", "flash_attn_3.flash_attn_interface")
+"""Where FlashAttention 3 has been installed by its releases, the newest last."""
+FA3_HEAD_DIM = 256
+FLEX_HEAD_DIM = 16
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """(B, T, H, D), (B, S, K, D), (B, S, K, D) -> (B, T, H, D). The query at position i sees keys i-window..i."""
-    T, S = q.size(1), k.size(1)
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # heads before positions
-    if q.is_cpu and q.dtype == torch.bfloat16 and T > 1:
-        out = _BF16OnCPU.apply(q, _per_query_head(k, q), _per_query_head(v, q), window)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
-    elif q.is_cpu and T > 1:
-        blocks = [_attend_block(q, k, v, window, block) for block in _blocks(T, S, window)]
-        out = (
-            blocks[0]
-            if len(blocks) == 1
-            else torch.cat([b.transpose(1, 2) for b in blocks], 1).transpose(1, 2)
+@dataclass(frozen=True, slots=True)
+class AttentionChoice:
+    kernel: AttentionKernel
+    why: str
+    """In words: asked for, or what spoke against the ones before it."""
+
+
+def choose_attention(
+    asked: AttentionKernel | str, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> AttentionChoice:
+    """The kernel for `runtime.attention`: the one asked for, or with "auto" the best that can train here.
+
+    Raises SpecError when the one asked for cannot run on this device in this precision.
+    """
+    if asked != "auto":
+        if obstacle := _obstacle(asked, device, dtype, head_dim):
+            raise SpecError(f"runtime.attention: {asked} cannot run here: {obstacle}; use auto")
+        return AttentionChoice(asked, "asked for by runtime.attention")  # type: ignore[arg-type]  # the spec has checked it
+    if device.type == "cpu":
+        return AttentionChoice("blocked", "on a CPU blocks of queries read only the keys they see")
+    candidates: tuple[AttentionKernel, ...] = ("fa3", "flex")
+    against: list[str] = []
+    for kernel in candidates:
+        if not (obstacle := _obstacle(kernel, device, dtype, head_dim)):
+            return AttentionChoice(kernel, "; ".join(against) or "the fastest on this GPU")
+        against.append(f"no {kernel}: {obstacle}")
+    return AttentionChoice("sdpa", "; ".join(against))
+
+
+def build_attention(kernel: AttentionKernel | None, shape: ModelShape, device: torch.device) -> Attend:
+    """The kernel for a model of this shape; None: torch's own, which needs nothing installed."""
+    if kernel == "fa3":
+        return load_fa3()
+    if kernel == "flex":
+        return FlexAttention(shape.sequence_len, shape.windows, device)
+    return {"sdpa": attend_whole, "blocked": attend_in_blocks, None: attend}[kernel]
+
+
+def _obstacle(kernel: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why a kernel cannot train here, as the end of a sentence; None when it can."""
+    if kernel == "fa3":
+        if device.type != "cuda":
+            return f"it needs an NVIDIA Hopper GPU, the device is {device.type}"
+        major, minor = torch.cuda.get_device_capability(device)
+        if major != 9:
+            return f"it needs an NVIDIA Hopper GPU (9.0), this one is {major}.{minor}"
+        if dtype not in (torch.bfloat16, torch.float16):
+            return f"it computes in bf16 or fp16, not in {str(dtype).removeprefix('torch.')}"
+        if head_dim > FA3_HEAD_DIM or head_dim % 8:
+            return f"model.head_dim must be a multiple of 8 up to {FA3_HEAD_DIM}"
+        try:
+            load_fa3()
+        except ImportError as e:
+            return str(e)
+    if kernel == "flex":
+        if device.type != "cuda":
+            return f"FlexAttention has no backward on {device.type}"
+        if not _is_installed("triton"):
+            return "triton is not installed"
+        if head_dim < FLEX_HEAD_DIM:
+            return f"model.head_dim must be at least {FLEX_HEAD_DIM}"
+    return None
+
+
+@lru_cache(maxsize=1)
+def load_fa3() -> Attend:
+    """FlashAttention 3, which takes windows, grouped heads and a cache as they come. Raises ImportError where it is not."""
+    name = next((name for name in FA3_MODULES if _is_installed(name)), None)
+    if name is None:
+        raise ImportError("flash_attn_interface is not installed")
+    try:
+        interface = import_module(name)
+    except (ImportError, OSError, RuntimeError) as e:  # built for another torch or CUDA
+        raise ImportError(f"{name} cannot be imported ({str(e).splitlines()[0]})") from e
+    flash = interface.flash_attn_func
+    # early releases did not register their operators with torch: a compiler has to step around them
+    if not hasattr(getattr(interface, "_flash_attn_forward", None), "register_fake"):
+        flash = torch.compiler.disable(flash)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def attend_by_fa3(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        sees_all = window >= k.size(1) - 1
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        out = flash(
+            q,
+            k,
+            v,
+            causal=True,
+            window_size=(-1, -1) if sees_all else (window, 0),
+            deterministic=deterministic,
         )
-    elif T == 1 or (T == S and window >= S - 1):
-        out = _attend_block(q, k, v, window, (0, T, max(0, S - T - window), S))
-    else:
-        out = _sdpa(q, k, v, mask=_band(T, S, window, q.device))
-    return out.transpose(1, 2)
+        return out[0] if isinstance(out, tuple) else out  # early releases return the log-sum-exp as well
+
+    return attend_by_fa3
 
 
-def _blocks(T: int, S: int, window: int) -> list[tuple[int, int, int, int]]:
-    """(first query, end, first key, end) of each block of queries and the keys that any of them sees."""
-    ahead = S - T  # keys older than the first query
-    ends = [(first, min(first + QUERY_BLOCK, T)) for first in range(0, T, QUERY_BLOCK)]
-    return [(first, end, max(0, ahead + first - window), ahead + end) for first, end in ends]
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even its package
+        return False
 
 
-def _attend_block(q: Tensor, k: Tensor, v: Tensor, window: int, block: tuple[int, int, int, int]) -> Tensor:
-    first, end, low, high = block
-    q, k, v = q[:, :, first:end], k[:, :, low:high], v[:, :, low:high]
-    if end - first == 1:
-        return _sdpa(q, k, v)
-    if high - low == end - first and window >= high - low - 1:
-        return _sdpa(q, k, v, is_causal=True)
-    return _sdpa(q, k, v, mask=_band(end - first, high - low, window, q.device))
+class FlexAttention:
+    """Windows at the training length go through FlexAttention, compiled; the rest, for which torch's own kernels are
+    as good and no length has to be compiled for, through SDPA.
 
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=q.size(1) != k.size(1)
-    )
-
-
-class _BF16OnCPU(torch.autograd.Function):
-    """Plain batched products, block by block: the CPU's fused kernel is fast in fp32 but not in bf16.
-
-    Forward and backward at B·T = 8192, T 256, 1 core with avx512_bf16: SDPA in bf16 80 ms, in fp32 41 ms, this 22 ms
-    (4 heads of 32); the wider the heads, the more it gains. The weights are kept for backward, in bf16.
+    The block masks are made here and not in forward, where a compiler would make them again at every step.
     """
 
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        B, H, T, D = q.shape
-        S = k.size(2)
-        ctx.window = window
-        q, k, v = (z.reshape(B * H, -1, D) for z in (q, k, v))
-        y = torch.empty(B, T, H, D, dtype=q.dtype)
-        weights = []
-        for first, end, low, high in _blocks(T, S, window):
-            score = torch.bmm(q[:, first:end], k[:, low:high].mT).float()  # (B·H, queries, keys)
-            bias = _band_bias(end - first, high - low, window, q.device)
-            p = torch.softmax(torch.add(bias, score, alpha=D**-0.5), dim=-1).to(q.dtype)
-            y[:, first:end] = torch.bmm(p, v[:, low:high]).view(B, H, -1, D).transpose(1, 2)
-            weights.append(p)
-        ctx.save_for_backward(q, k, v, y, *weights)
-        return y.transpose(1, 2)
+    def __init__(self, sequence_len: int, windows: tuple[int, ...], device: torch.device) -> None:
+        from torch.nn.attention.flex_attention import flex_attention
 
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, y, *weights = ctx.saved_tensors
-        B, T, H, D = y.shape
-        S = k.size(1)
-        g = grad_outputs[0]  # (B, H, T, D)
-        # the softmax's own backward needs Σ_j p_ij·∂p_ij, which is g_i·y_i
-        dot = (g * y.transpose(1, 2)).sum(-1, dtype=torch.float32).to(g.dtype).view(B * H, T, 1)
-        g = g.reshape(B * H, T, D)
-        q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for p, (first, end, low, high) in zip(weights, _blocks(T, S, ctx.window), strict=True):
-            score_grad = torch.bmm(g[:, first:end], v[:, low:high].mT)  # (B·H, queries, keys)
-            score_grad.sub_(dot[:, first:end]).mul_(p).mul_(D**-0.5)
-            torch.bmm(score_grad, k[:, low:high], out=q_grad[:, first:end])
-            k_grad[:, low:high] += torch.bmm(score_grad.mT, q[:, first:end])
-            v_grad[:, low:high] += torch.bmm(p.mT, g[:, first:end])
-        return q_grad.view(B, H, T, D), k_grad.view(B, H, S, D), v_grad.view(B, H, S, D), None
+        self.sequence_len = sequence_len
+        self._flex: Any = torch.compile(flex_attention, dynamic=False)
+        self._masks = {
+            window: _block_mask(sequence_len, window, device)
+            for window in set(windows)
+            if window < sequence_len - 1
+        }
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        mask = self._masks.get(window)
+        if mask is None or not q.size(1) == k.size(1) == self.sequence_len:
+            return attend_whole(q, k, v, window)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # heads before positions
+        out: Tensor = self._flex(q, k, v, block_mask=mask, enable_gqa=q.size(1) != k.size(1))
+        return out.transpose(1, 2)
 
 
-def _per_query_head(z: Tensor, q: Tensor) -> Tensor:
-    """(B, K, S, D) -> (B, H, S, D): each key/value head repeated for the query heads it serves."""
-    return z if z.size(1) == q.size(1) else z.repeat_interleave(q.size(1) // z.size(1), dim=1)
+def _block_mask(T: int, window: int, device: torch.device) -> Any:
+    """FlexAttention's own description of a window: which blocks are seen, and which of them only in part."""
+    from torch.nn.attention.flex_attention import create_block_mask
 
+    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query - key <= window)
 
-@lru_cache(maxsize=64)
-def _band(T: int, S: int, window: int, device: torch.device) -> Tensor:
-    """(T, S) booleans, true where the query sees the key."""
-    query = torch.arange(S - T, S, device=device)[:, None]
-    key = torch.arange(S, device=device)[None, :]
-    return (key <= query) & (query - key <= window)
-
-
-@lru_cache(maxsize=64)
-def _band_bias(T: int, S: int, window: int, device: torch.device) -> Tensor:
-    """(T, S) of 0 where the query sees the key and -inf elsewhere."""
-    return torch.zeros(T, S, device=device).masked_fill_(~_band(T, S, window, device), -torch.inf)
+    return create_block_mask(sees, None, None, T, T, device=device)

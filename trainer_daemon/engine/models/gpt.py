@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer_daemon.contract.estimate import ActivationCheckpointing
+from trainer_daemon.contract.events import AttentionKernel
 from trainer_daemon.contract.hardware import Fp8Recipe
 from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
-from trainer_daemon.engine.models.attention import attend
+from trainer_daemon.engine.models.attention import Attend, build_attention
 from trainer_daemon.engine.models.fp8 import fits_fp8, product
 from trainer_daemon.engine.models.fused import rms_norm, rotary_tables, rotate
 from trainer_daemon.engine.models.loss import Reduction, softcap, softcapped_cross_entropy
@@ -50,8 +51,9 @@ class Linear(nn.Linear):
 
 
 class Attention(nn.Module):
-    def __init__(self, shape: ModelShape, layer: int) -> None:
+    def __init__(self, shape: ModelShape, layer: int, attend: Attend) -> None:
         super().__init__()
+        self.attend = attend
         C, H, K, D = shape.n_embd, shape.n_head, shape.n_kv_head, shape.head_dim
         self.layer, self.window = layer, shape.windows[layer]
         self.n_head, self.n_kv_head, self.head_dim = H, K, D
@@ -80,7 +82,7 @@ class Attention(nn.Module):
             v = v + gate[..., None] * value_embedding.view(B, T, K, D)
         qk = rms_norm(rotate(qk, *rotation), gain=QK_GAIN)
         q, k = torch.split(qk, [H, K], dim=2)  # (B, T, H, D), (B, T, K, D)
-        y = attend(q, k, v, self.window)  # (B, T, H, D)
+        y = self.attend(q, k, v, self.window)  # (B, T, H, D)
         return self.c_proj(y.reshape(B, T, C))
 
 
@@ -96,9 +98,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, shape: ModelShape, layer: int) -> None:
+    def __init__(self, shape: ModelShape, layer: int, attend: Attend) -> None:
         super().__init__()
-        self.attn = Attention(shape, layer)
+        self.attn = Attention(shape, layer, attend)
         self.mlp = MLP(shape)
 
     def forward(
@@ -125,12 +127,14 @@ class GPT(nn.Module):
         compute_dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         recompute: ActivationCheckpointing = "off",
+        attention: AttentionKernel | None = None,
     ) -> None:
         super().__init__()
         L, C, table_rows = shape.n_layer, shape.n_embd, shape.padded_vocab_size
         self.shape = shape
         self.compute_dtype = compute_dtype
         self.recompute = recompute
+        attend = build_attention(attention, shape, torch.device(device))
         # fp16 has too little range for a table's gradients and moments
         table_dtype = torch.float32 if compute_dtype == torch.float16 else compute_dtype
         with torch.device(device):
@@ -147,7 +151,9 @@ class GPT(nn.Module):
             self.resid_lambdas = nn.Parameter(torch.empty(L))
             self.x0_lambdas = nn.Parameter(torch.empty(L))
             self.backout_lambda = nn.Parameter(torch.empty(1))
-            self.blocks = cast("list[Block]", nn.ModuleList(Block(shape, layer) for layer in range(L)))
+            self.blocks = cast(
+                "list[Block]", nn.ModuleList(Block(shape, layer, attend) for layer in range(L))
+            )
             self.lm_head = Linear(C, table_rows)
             positions = ROTARY_SPAN * shape.sequence_len
             cos, sin = rotary_tables(positions, shape.head_dim, ROTARY_BASE, compute_dtype)
