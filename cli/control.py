@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainer_daemon.contract.status import RunStatus
 
 DONE_SECONDS = 600.0
-"""A step, an evaluation and a save together may take this long before we stop waiting; the request stands."""
+"""A step, an evaluation and a save together may take this long before we stop waiting; the request lapses then, a stop stands."""
 KILLED_SECONDS = 30.0
 
 TimeoutOption = Annotated[
@@ -234,7 +234,7 @@ def _send_and_wait(
     from trainer_daemon.contract.errors import RefusedError
     from trainer_daemon.link.client import send_command
 
-    request_id = send_command(run, name, arguments)
+    request_id = send_command(run, name, arguments, deadline=time.time() + timeout)
     for record in follow(run, status, until=time.monotonic() + timeout):
         if done := _answer_to(request_id, record):
             return done

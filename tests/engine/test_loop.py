@@ -162,6 +162,25 @@ def test_pause_save_sample_and_resume_are_obeyed_in_order_at_one_step_boundary(
     assert phases == ["paused", "saving", "paused", "sampling", "paused", "evaluating", "paused", "running"]
 
 
+def test_a_command_whose_deadline_is_over_lapses_and_those_behind_it_are_obeyed(
+    home: Path, tmp_path: Path
+) -> None:
+    asked = [
+        Command("late", "pause", {}, deadline=1.0),
+        Command("in time", "save", {}, deadline=4e9),
+        Command("later", "evaluate", {}, deadline=2.0),
+    ]
+    seen = Recorder({3: asked})
+    finished, _ = run_tiny(tiny_spec(), home, seen, tmp_path)
+    assert finished.reason == "completed"
+    assert [(e.request_id, e.ok) for e in seen.of(CommandDone)] == [
+        ("late", False),
+        ("in time", True),
+        ("later", False),
+    ]
+    assert [e.step for e in seen.of(Evaluated)] == [0, 6, 12]
+
+
 def test_what_is_done_on_request_does_not_change_the_training(home: Path, tmp_path: Path) -> None:
     whole = Recorder()
     run_tiny(tiny_spec(), home, whole, tmp_path / "whole")

@@ -24,6 +24,7 @@ from trainer_daemon.contract.errors import NotFoundError, RefusedError, SpecErro
 from trainer_daemon.contract.events import Command
 from trainer_daemon.contract.rundir import RunDir, create_run, recorded_sockets, socket_folder
 from trainer_daemon.contract.spec import RunSpec
+from trainer_daemon.contract.status import observe
 from trainer_daemon.contract.wire import VERSION, Request, decode_reply, encode
 from trainer_daemon.link.client import Link, request_log, send_command, supervisor_listens
 from trainer_daemon.link.server import Server
@@ -84,7 +85,8 @@ def test_a_supervisor_that_hangs_is_given_up_in_time(run: RunDir, daemons: Daemo
         ("sample", {"prompt": "a", "max_token": 5}, "max_token"),
         ("sample", {"prompt": "a", "temperature": float("nan")}, "temperature"),
         ("set", {}, "key"),
-        ("set", {"key": "eval.every", "value": "often"}, "value"),
+        ("set", {"key": "eval.every", "value": "often"}, "eval.every"),
+        ("set", {"key": "eval.every", "value": [3]}, "value"),
         ("set", {"key": "eval.every", "value": 0}, "eval.every"),
         ("set", {"key": "model.depth", "value": 3}, "does not change while a run trains"),
     ],
@@ -126,6 +128,16 @@ def test_a_request_that_is_repeated_is_executed_once_and_answered_the_same(
     daemons.resume(run)
     assert send_command(run, "save", request_id=request_id) == request_id
     assert [c.name for c in events(run, Command)] == ["save", "pause"]
+
+
+def test_a_request_that_lapsed_is_refused_in_words_and_not_recorded(run: RunDir) -> None:
+    with pytest.raises(RefusedError, match="not paused as whoever asked believed"):
+        send_command(run, "save", expected_state="paused")
+    with pytest.raises(RefusedError, match="after its deadline"):
+        send_command(run, "save", deadline=1.0)
+    assert events(run, Command) == []
+    send_command(run, "save", expected_state=observe(run).state, deadline=4e9)
+    assert [(c.name, c.deadline) for c in events(run, Command)] == [("save", 4e9)]
 
 
 def test_while_it_stops_a_run_takes_no_other_command_but_stop_again(

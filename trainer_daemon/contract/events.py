@@ -156,6 +156,8 @@ class Command(Event):
     """For `sample`: prompt, max_tokens, temperature, top_k, seed, always all of them. For `stop`: even_unsaved, whether
     to end when the checkpoint cannot be written; without it the ranks then train on. For `set`: key, value. Otherwise
     empty."""
+    deadline: float | None = None
+    """Seconds since 1970 after which it must not take effect any more; None: it waits as long as it takes."""
 
 
 @dataclass(frozen=True, slots=True)

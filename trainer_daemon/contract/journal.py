@@ -160,16 +160,17 @@ class JournalWriter(Closing):
     def last_seq(self) -> int:
         return self._seq
 
-    def append(self, event: Event) -> None:
-        """Write one event. Never raises for a full or failing disk: training outranks its record."""
+    def append(self, event: Event) -> bool:
+        """Write one event; whether it is written. Never raises for a full or failing disk: training outranks its record."""
         if self._refused and not self._write(
             Notice("warning", f"{self._refused} events were lost: the journal's disk was full")
         ):
             self._refused += 1
-            return
+            return False
         self._refused = 0
         if not self._write(event):
             self._refused = 1
+        return not self._refused
 
     def _write(self, event: Event) -> bool:
         line = encode_line(event, seq=self._seq + 1, attempt=self.attempt)

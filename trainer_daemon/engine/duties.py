@@ -375,10 +375,20 @@ def _announce(job: Job) -> Command | None:
     """The next command, on all ranks at once. A signal to end, on whichever rank, is a stop for all of them."""
     if job.ranks.sum(float(job.terminated()))[0]:
         return Command("signal", "stop", {"even_unsaved": True})
-    command = job.commands.next() if job.ranks.is_main else None
+    command = _next_in_time(job) if job.ranks.is_main else None
     fields = job.ranks.broadcast_json(to_fields(command) if command else None)
     announced = from_fields("command", fields) if fields else None
     return announced if isinstance(announced, Command) else None
+
+
+def _next_in_time(job: Job) -> Command | None:
+    """The next command whose deadline is not over; whoever waited for the others has left. The main rank only."""
+    while (
+        (command := job.commands.next()) and command.deadline is not None and time.time() > command.deadline
+    ):
+        late = f"{command.name} lapsed: its turn came after its deadline"
+        job.emit(CommandDone(command.request_id, command.name, ok=False, message=late))
+    return command
 
 
 def _sample_on_request(job: Job, command: Command) -> bool:

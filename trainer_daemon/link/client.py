@@ -25,6 +25,7 @@ from trainer_daemon.contract.errors import (
     WaitTimeoutError,
     error_from,
 )
+from trainer_daemon.contract.events import State
 from trainer_daemon.contract.journal import STREAMS, JournalReader, Record, Stream, decode_line
 from trainer_daemon.contract.rundir import RunDir, recorded_sockets
 from trainer_daemon.contract.wire import (
@@ -142,15 +143,27 @@ def result_of(reply: Reply) -> dict[str, Any]:
 
 
 def send_command(
-    run: RunDir, name: str, arguments: dict[str, Any] | None = None, request_id: str | None = None
+    run: RunDir,
+    name: str,
+    arguments: dict[str, Any] | None = None,
+    request_id: str | None = None,
+    *,
+    expected_state: State | None = None,
+    deadline: float | None = None,
 ) -> str:
     """Have the ranks do something at their next step boundary; returns the request id that `CommandDone` will carry.
 
-    The same request id is executed once, however often it is sent. Raises what `Link.request` raises.
+    The same request id is executed once, however often it is sent. It is refused when the run is not in `expected_state`,
+    and lapses when its turn has not come by `deadline`, seconds since 1970. Raises what `Link.request` raises.
     """
     request_id = request_id or uuid.uuid4().hex
+    wanted: dict[str, Any] = {"request_id": request_id, "name": name, "arguments": arguments or {}}
+    if expected_state is not None:
+        wanted["expected_state"] = expected_state
+    if deadline is not None:
+        wanted["deadline"] = deadline
     with Link.to(run) as link:
-        link.request("command", {"request_id": request_id, "name": name, "arguments": arguments or {}})
+        link.request("command", wanted)
     return request_id
 
 

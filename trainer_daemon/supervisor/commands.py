@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from trainer_daemon.contract.errors import RefusedError, SpecError, did_you_mean
-from trainer_daemon.contract.events import CommandName
+from trainer_daemon.contract.events import CommandName, State
 from trainer_daemon.contract.settings import changed_spec
 from trainer_daemon.contract.spec import RunSpec
 
@@ -23,6 +23,10 @@ class CommandArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     name: str
     arguments: dict[str, Any] = {}
+    expected_state: State | None = None
+    """Refused unless this is the run's state: who asks may look at an old one."""
+    deadline: float | None = None
+    """Seconds since 1970 after which it must not take effect any more."""
 
 
 class SampleArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +94,15 @@ def refusal(name: CommandName, *, life: Life, is_paused: bool, run_name: str) ->
         return f"{run_name} is paused already; go on with: llmctl resume {run_name}"
     if name == "resume" and not is_paused:
         return f"{run_name} is not paused"
+    return None
+
+
+def lapsed(wanted: CommandArguments, *, state: State, now: float, run_name: str) -> str | None:
+    """Why this request is not what its sender would want any more, or None when it is."""
+    if wanted.expected_state not in (None, state):
+        return f"{run_name} is {state}, not {wanted.expected_state} as whoever asked believed; look again"
+    if wanted.deadline is not None and now > wanted.deadline:
+        return f"the request to {run_name} came {now - wanted.deadline:.0f} s after its deadline"
     return None
 
 

@@ -46,6 +46,7 @@ from trainer_daemon.supervisor.commands import (
     Ledger,
     Life,
     check_arguments,
+    lapsed,
     refusal,
 )
 from trainer_daemon.supervisor.stacks import save_stacks
@@ -421,8 +422,8 @@ class Supervisor:
                 self._save_seconds = seconds
             case CommandDone(request_id, name, ok, _) as done:
                 self._open_commands.pop(request_id, None)
-                if name == "pause" and not ok:
-                    self._pause_wanted = False
+                if name in ("pause", "resume") and not ok:  # it lapsed, so what was before holds
+                    self._pause_wanted = name == "resume"
                 if name == "stop":
                     self._stop_done = done
             case Finished() as finished if record.attempt == self._attempt:
@@ -483,11 +484,13 @@ class Supervisor:
         if not self._ledger.was_granted(wanted.request_id):
             arguments = check_arguments(wanted.name, wanted.arguments, self._spec)
             name: Any = wanted.name
-            sentence = refusal(name, life=self._life(), is_paused=self._pause_wanted, run_name=self._run.name)
+            sentence = lapsed(
+                wanted, state=self._status.state, now=time.time(), run_name=self._run.name
+            ) or refusal(name, life=self._life(), is_paused=self._pause_wanted, run_name=self._run.name)
             if sentence is not None:
                 raise self._ledger.refuse(wanted.request_id, sentence)
             if name != "stop":
-                self._grant(wanted.request_id, name, arguments)
+                self._grant(wanted.request_id, name, arguments, wanted.deadline)
             elif self._stop_reason is None:
                 self._stop(wanted.request_id, "stopped on request")
             else:  # one stop is enough for the ranks; whoever asked again hears how it went too
@@ -502,11 +505,11 @@ class Supervisor:
             return "stopping"
         return "training" if self._agent is not None else "between attempts"
 
-    def _grant(self, request_id: str, name: Any, arguments: dict[str, Any]) -> None:
+    def _grant(
+        self, request_id: str, name: Any, arguments: dict[str, Any], deadline: float | None = None
+    ) -> None:
         """Append the command for the ranks. Raises RefusedError when the disk does not take it."""
-        before = self._control.last_seq
-        self._control.append(Command(request_id, name, arguments))
-        if self._control.last_seq == before:
+        if not self._control.append(Command(request_id, name, arguments, deadline)):
             raise RefusedError(f"the command could not be written to {self._run.journal}: is the disk full?")
         self._open_commands[request_id] = name
         if name in ("pause", "resume"):
