@@ -58,7 +58,7 @@ def full() -> GPT:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[GPT, Tokenizer, Path]:
     """A model after a few steps, its tokenizer, and its last checkpoint."""
     home = tmp_path_factory.mktemp("trained")
-    spec = tiny_spec("model.sequence_len=256", "train.global_batch_tokens=2048", "sample.every=12")
+    spec = tiny_spec("model.sequence_len=256", "train.global_batch_tokens=2048", "eval.tokens=2048")
     _, job = run_tiny(spec, home, Recorder())
     return job.model.eval(), job.tokenizer, home / "checkpoints/step-00000012"
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from trainer_daemon.contract.errors import LlmctlError, RunFailedError
-from trainer_daemon.contract.scaling import model_shape
+from trainer_daemon.contract.scaling import ModelShape, model_shape
 from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.engine.checkpoint.files import load_tensors
 from trainer_daemon.engine.checkpoint.store import read_manifest, verify_checkpoint
@@ -19,6 +20,17 @@ READ = {"model.safetensors", "spec.json", "tokenizer.json"}
 
 
 @dataclass(frozen=True)
+class StoredModel:
+    """What a checkpoint holds of a model, as it lies on disk."""
+
+    shape: ModelShape
+    tokenizer: Tokenizer
+    tensors: dict[str, Tensor]
+    """A state dict of GPT."""
+    step: int
+
+
+@dataclass(frozen=True)
 class Session:
     """A model and its tokenizer."""
 
@@ -27,13 +39,8 @@ class Session:
     step: int
 
 
-def load_session(
-    checkpoint: Path,
-    *,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Session:
-    """Load a checkpoint. Raises RunFailedError when a file is damaged or foreign, NotFoundError when it is no checkpoint."""
+def read_model(checkpoint: Path) -> StoredModel:
+    """Read a checkpoint onto the CPU. Raises RunFailedError when a file is damaged or foreign, NotFoundError when it is none."""
     bad = [check.path for check in verify_checkpoint(checkpoint, READ) if not check.ok]
     if bad:
         raise RunFailedError(
@@ -43,18 +50,27 @@ def load_session(
     try:
         spec = RunSpec.model_validate_json((checkpoint / "spec.json").read_bytes())
         tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
-    except (LlmctlError, ValidationError) as e:
+        tensors = load_tensors(checkpoint, "model", torch.device("cpu"))
+    except (LlmctlError, ValidationError, OSError) as e:
         raise RunFailedError(f"{checkpoint.name} was written by another version: {e}") from e
     if tokenizer.content_hash != manifest.lineage.tokenizer_hash:
         raise RunFailedError(
             f"{checkpoint.name} was trained with another tokenizer than the one that lies beside it; its token ids "
             f"mean other text. Restore the folder from where it was copied"
         )
-    shape = model_shape(spec.model, tokenizer.vocab_size)
+    return StoredModel(model_shape(spec.model, tokenizer.vocab_size), tokenizer, tensors, manifest.step)
+
+
+def load_session(
+    checkpoint: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Session:
+    """A checkpoint, ready to write. Raises as `read_model`."""
+    model = read_model(checkpoint)
     try:
-        decoder = Decoder(
-            shape, load_tensors(checkpoint, "model", torch.device("cpu")), dtype=dtype, device=device
-        )
+        decoder = Decoder(model.shape, model.tensors, dtype=dtype, device=device)
     except (KeyError, RuntimeError) as e:
         raise RunFailedError(f"{checkpoint.name} does not hold the model that its spec describes: {e}") from e
-    return Session(decoder, tokenizer, manifest.step)
+    return Session(decoder, model.tokenizer, model.step)

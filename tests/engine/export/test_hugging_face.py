@@ -1,0 +1,111 @@
+"""Checkpoints that other tools read."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tiny import Recorder, run_tiny, tiny_spec
+from trainer_daemon.contract.errors import RefusedError
+from trainer_daemon.engine.data.tokenizer import Tokenizer
+from trainer_daemon.engine.export.hugging_face import byte_alphabet, export, merges
+from trainer_daemon.engine.inference.session import StoredModel, read_model
+from trainer_daemon.engine.models.gpt import GPT
+
+TEXTS = ["Once upon a time", "naïve 数字 🙂", "a  b\n\n\tc 1234 don't", " ", "<|bos|>"]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredModel:
+    """A trained model with grouped queries, its weights perturbed so that every part of it counts."""
+    home = tmp_path_factory.mktemp("trained")
+    spec = tiny_spec(
+        "model.n_kv_head=1",
+        "model.sequence_len=192",
+        "train.global_batch_tokens=1536",
+        "model.depth=4",
+        "eval.tokens=1536",
+    )
+    run_tiny(spec, home, Recorder())
+    model = read_model(home / "checkpoints/step-00000012")
+    draw = torch.Generator().manual_seed(2)
+    for tensor in model.tensors.values():
+        tensor.add_(0.3 * torch.randn(tensor.shape, generator=draw))
+    return model
+
+
+def merged(text: bytes, pairs: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Byte-level BPE from its definition."""
+    order = {pair: rank for rank, pair in enumerate(pairs)}
+    parts = [text[i : i + 1] for i in range(len(text))]
+    while known := [(order[pair], i) for i, pair in enumerate(pairwise(parts)) if pair in order]:
+        at = min(known)[1]
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts
+
+
+def test_the_merges_written_give_every_token_back(stored: StoredModel) -> None:
+    tokens = stored.tokenizer.tokens
+    pairs = merges(tokens)
+    assert [a + b for a, b in pairs] == [token for token in tokens if len(token) > 1]
+    assert all(merged(token, pairs) == [token] for token in tokens)
+    assert len(set(byte_alphabet())) == 256
+    assert (byte_alphabet()[ord(" ")], byte_alphabet()[ord("a")]) == ("Ġ", "a")
+
+
+def test_the_weights_are_whole_and_in_the_precision_asked_for(stored: StoredModel, tmp_path: Path) -> None:
+    files = export(stored, tmp_path / "a" / "out", "safetensors", torch.float32)
+    assert [file.name for file in files] == ["config.json", "model.safetensors", "tokenizer.json"]
+    written = load_file(tmp_path / "a/out/model.safetensors")
+    assert all(torch.equal(written[name], tensor.float()) for name, tensor in stored.tensors.items())
+    export(stored, tmp_path / "b", "hf", torch.bfloat16)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "b/model.safetensors").values()} == {
+        torch.bfloat16
+    }
+    assert json.loads((tmp_path / "b/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_nothing_that_is_there_is_written_over_and_nothing_half_is_left(
+    stored: StoredModel, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine").write_text("precious")
+    with pytest.raises(RefusedError, match="not an empty folder"):
+        export(stored, tmp_path / "full", "hf", torch.float32)
+    broken = StoredModel(stored.shape, Tokenizer([], {"<|bos|>": 0}, ""), {"a": torch.ones(1)}, 0)
+    object.__setattr__(broken.tokenizer, "bos_id", 77)  # as no tokenizer is: the export fails half way
+    with pytest.raises(StopIteration):
+        export(broken, tmp_path / "never", "hf", torch.float32)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.slow
+def test_transformers_loads_the_folder_and_computes_the_same(
+    stored: StoredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # where it copies the folder's code to
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed: pip install transformers"
+    )
+    folder = str(tmp_path / "out")
+    export(stored, tmp_path / "out", "hf", torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+        assert ids == [stored.tokenizer.bos_id, *stored.tokenizer.encode(text)]
+        assert tokenizer.decode(ids[1:]) == text
+    ours = GPT(stored.shape)
+    ours.load_state_dict(stored.tensors)
+    ids = torch.randint(0, stored.shape.vocab_size, (2, 180), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, theirs = ours.eval()(ids), model(ids).logits
+    assert (expected - theirs).abs().max() < 1e-3
+    assert expected.std() > 0.1
+    written = model.generate(ids[:1, :5], max_new_tokens=8, do_sample=False, eos_token_id=-1)
+    with torch.no_grad():
+        assert all(int(ours(written[:, :n])[0, -1].argmax()) == written[0, n] for n in range(5, 13))
