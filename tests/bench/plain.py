@@ -10,8 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer_daemon.contract.scaling import TrainingPlan
+from trainer_daemon.contract.spec import OptimSpec
 from trainer_daemon.engine.models.gpt import GPT
-from trainer_daemon.engine.optim.muon_adamw import ADAM_EPS, NORMUON_BETA2, POLAR_EXPRESS, adam_groups
+from trainer_daemon.engine.optim.adamw import adam_rules
+from trainer_daemon.engine.optim.muon import POLAR_EXPRESS
+
+SETTINGS = OptimSpec()
 
 
 class PlainGPT(nn.Module):
@@ -88,14 +92,14 @@ class PlainOptimizer:
         named = {name.replace("/", "."): p for name, p in model.p.items()}
         groups = [
             {
-                "params": [named.pop(n) for n in g.names],
-                "lr": g.learning_rate,
-                "betas": g.betas,
-                "weight_decay": g.weight_decay,
+                "params": [named.pop(n) for n in rule.names],
+                "lr": rule.learning_rate,
+                "betas": rule.betas,
+                "weight_decay": rule.weight_decay,
             }
-            for g in adam_groups(original, plan.learning_rates)
+            for rule in adam_rules(original, plan.learning_rates, SETTINGS)
         ]
-        self.adam = torch.optim.AdamW(groups, eps=ADAM_EPS)
+        self.adam = torch.optim.AdamW(groups, eps=SETTINGS.adam_eps)
         self.matrices = [(p, torch.zeros_like(p), _second_moment(p)) for p in named.values()]
         self.rate, self.decay = plan.learning_rates.matrix, plan.weight_decay
         self.dtype = model.dtype
@@ -114,7 +118,9 @@ class PlainOptimizer:
                 x = a * x + (b * gram + c * gram @ gram) @ x
             x = x.float() * (min(x.shape) ** 0.5 / x.norm().clamp(min=1e-6))
             norm = x.norm()
-            square.lerp_(x.square().mean(1 if w.size(0) >= w.size(1) else 0, keepdim=True), 1 - NORMUON_BETA2)
+            square.lerp_(
+                x.square().mean(1 if w.size(0) >= w.size(1) else 0, keepdim=True), 1 - SETTINGS.muon_beta2
+            )
             x = x / square.clamp(min=1e-10).sqrt()
             x = x * (norm / x.norm().clamp(min=1e-6))
             rate = self.rate * max(1.0, w.size(0) / w.size(1)) ** 0.5

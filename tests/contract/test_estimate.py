@@ -25,6 +25,7 @@ from trainer_daemon.contract.spec import RunSpec, build_spec
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.optim.muon_adamw import build_optimizer
 from trainer_daemon.engine.precision import COMPUTE_DTYPES
+from trainer_daemon.engine.ranks import Ranks
 
 
 def planned(*overrides: str) -> tuple[RunSpec, TrainingPlan]:
@@ -56,6 +57,14 @@ def test_weights_and_optimizer_state_are_exact(precision: Precision, shape: str)
     assert weight_bytes(plan.shape, precision) == size(list(model.state_dict().values()))
     state = build_optimizer(model, plan).state_tensors()
     assert optimizer_bytes(plan.shape, precision) == size(list(state.values()))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_the_state_of_the_rank_that_has_most_is_exact(world_size: int) -> None:
+    _, plan = planned("model.n_kv_head=2")
+    first = Ranks(0, world_size, torch.device("cpu"))
+    states = build_optimizer(built(plan, "bf16"), plan, ranks=first)._state().values()
+    assert optimizer_bytes(plan.shape, "bf16", world_size) == size([state.own for state in states])
 
 
 @pytest.mark.parametrize("checkpointing", ["off", "selective", "block"])

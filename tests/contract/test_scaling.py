@@ -123,7 +123,7 @@ def test_rates_follow_the_root_of_the_batch_and_tables_the_width_too() -> None:
         plan_of(12, f"train.global_batch_tokens={2**21}").learning_rates,
     )
     assert larger.matrix == pytest.approx(2 * anchor.matrix)
-    assert larger.smear_and_backout == anchor.smear_and_backout == 0.2
+    assert larger.smear_backout == anchor.smear_backout == 0.2
     wide = plan_of(26).learning_rates
     assert wide.unembedding == pytest.approx(0.008 * 2**0.5 * (768 / 1664) ** 0.5)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.engine.test_ranks import in_parallel
+from tests.parallel import in_parallel
 from tests.tiny import Recorder, build_tiny, run_tiny, tiny_spec
 from trainer_daemon.contract.events import AttemptStarted, Command, Notice, TrainStep
 from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT

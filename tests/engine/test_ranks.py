@@ -1,8 +1,6 @@
 """Several real ranks over gloo: they train the same function as one, and turn together."""
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.parallel import in_parallel
 from tests.tiny import tiny_spec
 from trainer_daemon.contract.events import AttemptStarted, CheckpointSaved, Command, Finished, TrainStep
 from trainer_daemon.contract.hardware import usable_cores
@@ -30,31 +29,6 @@ def test_threads_are_as_the_spec_says_else_the_user_else_a_share_of_the_cores(
         monkeypatch.setenv("OMP_NUM_THREADS", unusable)
         assert threads_per_rank(RuntimeSpec(), cpu, 1) == usable_cores()
     assert threads_per_rank(RuntimeSpec(), cpu, 10**6) == 1
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def in_parallel(command: list[str], world_size: int) -> None:
-    """Run a command once a rank, with the environment that torchrun, or any launcher, sets."""
-    common = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(world_size),
-    }
-    common["LOCAL_WORLD_SIZE"] = str(world_size)
-    ranks = [
-        subprocess.Popen(
-            command, env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True
-        )
-        for r in range(world_size)
-    ]
-    for rank in ranks:
-        _, error = rank.communicate(timeout=90)
-        assert rank.returncode == 0, error
 
 
 def run_ranks(run: RunDir, world_size: int) -> None:

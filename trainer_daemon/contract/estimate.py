@@ -5,6 +5,7 @@ scalars in fp32, embedding tables in bf16 or fp32, AdamW's moments in the dtype 
 Activations and speed are estimates, and each says what it rests on.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from math import ceil, lcm
 from typing import Literal
@@ -55,7 +56,7 @@ class RankMemory:
     """What autograd keeps of one micro-batch of the eager model, and the loss's chunk of logits: an estimate. Measured
     within a tenth in fp32; in bf16 a CPU also keeps its attention weights, up to half as much again."""
     update: int
-    """Working memory of the optimizer's largest stack; the activations are gone by then."""
+    """Working memory of this rank's part of the optimizer's largest stack; the activations are gone by then."""
 
     @property
     def total(self) -> int:
@@ -77,13 +78,22 @@ def weight_bytes(shape: ModelShape, precision: Precision) -> int:
     return FP32 * (p.matrices + p.unembedding + p.scalars) + TABLE_BYTES[precision] * tables
 
 
-def optimizer_bytes(shape: ModelShape, precision: Precision) -> int:
-    """AdamW: two moments a parameter. Muon: a momentum a parameter and one second moment an index of the longer side."""
+def optimizer_bytes(shape: ModelShape, precision: Precision, world_size: int = 1) -> int:
+    """State of the rank that has most: rows of every table, matrices of every shape, all of the scalars.
+
+    AdamW: two moments a parameter. Muon: a momentum a parameter and one second moment an index of the longer side.
+    """
     p = count_parameters(shape)
-    adamw = 2 * (
-        FP32 * (p.unembedding + p.scalars) + TABLE_BYTES[precision] * (p.embedding + p.value_embedding)
+    own_rows = ceil(shape.padded_vocab_size / world_size)
+    head, tables = (
+        own_rows * parameters // shape.padded_vocab_size
+        for parameters in (p.unembedding, p.embedding + p.value_embedding)
     )
-    muon = FP32 * (p.matrices + sum(max(rows, cols) for rows, cols in matrix_shapes(shape)))
+    adamw = 2 * (FP32 * (head + p.scalars) + TABLE_BYTES[precision] * tables)
+    muon = FP32 * sum(
+        ceil(count / world_size) * (rows * cols + max(rows, cols))
+        for (rows, cols), count in Counter(matrix_shapes(shape)).items()
+    )
     return adamw + muon
 
 
@@ -95,7 +105,8 @@ def checkpoint_bytes(shape: ModelShape, precision: Precision) -> int:
 def rank_memory(
     plan: TrainingPlan, precision: Precision, *, on_cpu: bool, checkpointing: ActivationCheckpointing = "off"
 ) -> RankMemory:
-    """Activations = rows x T x (16.8 L + 4) x C x item bytes + 3 x chunk x V x 4; every rank holds all of the rest.
+    """Activations = rows x T x (16.8 L + 4) x C x item bytes + 3 x chunk x V x 4; weights and gradients are
+    whole on every rank, the optimizer's state and work are split.
 
     With activation checkpointing fewer than 16.8, and those of the one block that is being computed again.
     """
@@ -105,13 +116,15 @@ def rank_memory(
     again = ACTIVATIONS_PER_LAYER["off"] - of_a_block
     kept = (of_a_block * shape.n_layer + again + ACTIVATIONS_AROUND) * shape.n_embd
     chunk = min(tokens, LOSS_ROWS_ON_CPU if on_cpu else LOSS_ROWS_ON_GPU)
-    matrices = matrix_shapes(shape)
-    largest_stack = max(matrices.count((rows, cols)) * rows * cols for rows, cols in set(matrices))
+    largest_stack = max(
+        ceil(count / plan.world_size) * rows * cols
+        for (rows, cols), count in Counter(matrix_shapes(shape)).items()
+    )
     weights = weight_bytes(shape, precision)
     return RankMemory(
         weights=weights,
         gradients=weights,
-        optimizer=optimizer_bytes(shape, precision),
+        optimizer=optimizer_bytes(shape, precision, plan.world_size),
         activations=int(tokens * kept * ACTIVATION_BYTES[precision])
         + LOSS_COPIES * chunk * shape.vocab_size * FP32,
         update=MUON_WORKING_BYTES * largest_stack,

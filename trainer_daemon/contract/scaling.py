@@ -76,7 +76,7 @@ class LearningRates:
     unembedding: float
     resid_lambda: float
     x0_lambda: float
-    smear_and_backout: float
+    smear_backout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPl
             unembedding=optim.unembedding_lr * batch_scale * width_scale,
             resid_lambda=0.01 * optim.scalar_lr * batch_scale,
             x0_lambda=optim.scalar_lr * batch_scale,
-            smear_and_backout=0.2,
+            smear_backout=optim.smear_backout_lr,
         ),
         weight_decay=optim.weight_decay * batch_scale * ANCHOR_SCALING_PARAMETERS / parameters.scaling,
     )

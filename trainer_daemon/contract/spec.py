@@ -30,6 +30,10 @@ decides and all ranks act at the same step. What is due by the clock falls on ot
 an interval touches the weights, so losses and weights are the same bits all the same."""
 PositiveRate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""Share of a running mean that one step keeps."""
+Betas = tuple[Decay, Decay]
+"""Of AdamW's first and second moment."""
 
 
 class Section(BaseModel):
@@ -111,8 +115,34 @@ class OptimSpec(Section):
     """Muon rate of every matrix inside the blocks."""
     scalar_lr: PositiveRate = 0.5
     """AdamW rate of the x0 lambdas; residual lambdas get a hundredth of it."""
+    smear_backout_lr: PositiveRate = 0.2
+    """AdamW rate of the smear gate and of the smear and backout lambdas, at any batch and width."""
     weight_decay: float = Field(default=0.28, ge=0, le=100, allow_inf_nan=False)
     """Muon's cautious weight decay at depth 12; the dial scales it to this batch and model."""
+    embedding_betas: Betas = (0.8, 0.995)
+    """AdamW betas of the token embedding."""
+    value_embedding_betas: Betas = (0.8, 0.995)
+    """AdamW betas of the value embeddings."""
+    unembedding_betas: Betas = (0.8, 0.96)
+    """AdamW betas of the output head."""
+    resid_lambda_betas: Betas = (0.8, 0.95)
+    """AdamW betas of the residual lambdas."""
+    x0_lambda_betas: Betas = (0.96, 0.95)
+    """AdamW betas of the x0 lambdas; the first was measured upstream, with a cliff from 0.97."""
+    smear_backout_betas: Betas = (0.8, 0.95)
+    """AdamW betas of the smear gate and of the smear and backout lambdas."""
+    adam_eps: float = Field(default=1e-10, gt=0, le=1, allow_inf_nan=False)
+    """Added to the root of AdamW's second moment."""
+    muon_momentum: Decay = 0.97
+    """Muon's momentum between its warm-up and the warm-down."""
+    muon_momentum_start: Decay = 0.85
+    """Muon's momentum at the first step."""
+    muon_momentum_warmup_steps: int = Field(default=400, ge=0)
+    """Steps in which Muon's momentum rises; they win over the warm-down of a short run."""
+    muon_momentum_end: Decay = 0.90
+    """Muon's momentum at the end of the warm-down."""
+    muon_beta2: Decay = 0.9
+    """Decay of the second moments by which NorMuon evens out rows."""
 
 
 class ScheduleSpec(Section):

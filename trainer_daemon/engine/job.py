@@ -259,7 +259,7 @@ def build_job(
     if precision == "fp8" and not model.train_in_fp8(spec.runtime.fp8_recipe):
         emit(Notice("warning", "fp8: no product of this model is wide enough; it trains in bf16"))
     model.init_weights(spec.seed)
-    optimizer = build_optimizer(model, plan)
+    optimizer = build_optimizer(model, plan, spec.optim, ranks)
     peak_flops, peak_source = None, "the main rank's to know"
     if ranks.is_main:  # it alone reports, and several probes at once would slow each other
         peak_flops, peak_source = device_peak(ranks.device, dtype, home / "cpu-peaks.json")
@@ -357,9 +357,9 @@ def load_checkpoint(checkpoint: Path, model: GPT, optimizer: MuonAdamW, ranks: R
     """Put a checkpoint that was verified before into the model and the optimizer; returns how far it is."""
     progress = load_progress(checkpoint)
     model.load_state_dict(load_tensors(checkpoint, "model", ranks.device))
-    optimizer.load_state_tensors(
-        load_tensors(checkpoint, "optimizer", ranks.device), progress.optimizer_steps
-    )
+    # mapped from the file on the CPU: only this rank's part of it is read
+    whole_state = load_tensors(checkpoint, "optimizer", torch.device("cpu"))
+    optimizer.load_state_tensors(whole_state, progress.optimizer_steps)
     return progress
 
 

@@ -86,7 +86,9 @@ def train(job: Job) -> Finished:
             meter.end_of("wait")
             job.optimizer.step(
                 learning_rate_scale=learning_rate_scale,
-                muon_momentum=schedule.muon_momentum(progress.step, plan.total_steps, job.spec.schedule),
+                muon_momentum=schedule.muon_momentum(
+                    progress.step, plan.total_steps, job.spec.schedule, job.spec.optim
+                ),
                 weight_decay_scale=schedule.weight_decay_scale(
                     progress.step, plan.total_steps, job.spec.schedule
                 ),

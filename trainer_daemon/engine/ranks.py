@@ -73,7 +73,7 @@ class Ranks:
         return json.loads(payload.numpy().tobytes())
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor in rank order, on rank 0; nothing elsewhere. On the CPU, of one shape and dtype on all ranks."""
+        """Every rank's tensor in rank order, on rank 0; nothing elsewhere. Of one shape, dtype and device type on all ranks."""
         if self.world_size == 1:
             return [tensor]
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)] if self.is_main else None
@@ -84,6 +84,10 @@ class Ranks:
         """Leave the process group."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
+"""A process that has nobody to talk to."""
 
 
 def choose_device(runtime: RuntimeSpec, local_rank: int) -> torch.device:

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.engine.optim.small import new_model, set_gradients, small_plan, take_steps
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.scaling import TrainingPlan, training_plan
-from trainer_daemon.contract.spec import build_spec
-from trainer_daemon.engine.models.gpt import GPT
-from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
+from trainer_daemon.contract.spec import OptimSpec
+from trainer_daemon.engine.optim.muon import MuonStack
+from trainer_daemon.engine.optim.muon_adamw import build_optimizer
 
 POLAR = [
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -21,28 +21,6 @@ POLAR = [
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 ]
-
-
-def small_plan() -> TrainingPlan:
-    spec = build_spec(
-        {
-            "model": {"depth": 3, "aspect_ratio": 16, "head_dim": 16, "n_kv_head": 1, "sequence_len": 64},
-            "train": {"global_batch_tokens": 512, "micro_batch_size": 8, "num_iterations": 50},
-        }
-    )
-    return training_plan(spec, vocab_size=90, world_size=1)
-
-
-def new_model(plan: TrainingPlan, compute_dtype: torch.dtype = torch.float32) -> GPT:
-    model = GPT(plan.shape, compute_dtype=compute_dtype)
-    model.init_weights(3)
-    return model
-
-
-def set_gradients(model: GPT, seed: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        parameter.grad = (0.01 * torch.randn(parameter.shape, generator=draw)).to(parameter.dtype)
 
 
 def plain_muon(
@@ -66,19 +44,43 @@ def plain_muon(
     return w - lr * x - lr * wd * w * (x * w >= 0), m, s
 
 
-def test_muon_updates_every_matrix_as_the_formulas_say() -> None:
+def no_state(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Momentum and second moment of a matrix that was never updated."""
+    rows, cols = w.shape
+    longer = (rows, 1) if rows >= cols else (1, cols)
+    return torch.zeros(rows, cols, dtype=torch.float64), torch.zeros(longer, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols"), [(16, 16), (7, 7), (13, 5), (5, 13), (64, 16), (16, 64), (1, 12), (9, 1), (1, 1)]
+)
+@pytest.mark.parametrize("working_dtype", [torch.float32, torch.bfloat16])
+def test_a_stack_of_any_shape_is_updated_as_the_formulas_say(
+    rows: int, cols: int, working_dtype: torch.dtype
+) -> None:
+    draw = torch.Generator().manual_seed(rows * 100 + cols)
+    matrices = [torch.nn.Parameter(torch.randn(rows, cols, generator=draw)) for _ in range(3)]
+    start = [w.detach().clone() for w in matrices]
+    expected = [(w.detach().double(), *no_state(w)) for w in matrices]
+    stack = MuonStack(matrices, beta2=0.9, working_dtype=working_dtype)
+    for step in range(6):
+        rate, momentum, decay = 0.02 * (step + 1), 0.85 + 0.02 * step, 0.5 / (step + 1)
+        for i, w in enumerate(matrices):
+            w.grad = torch.randn(rows, cols, generator=draw)
+            expected[i] = plain_muon(*expected[i], w.grad.double(), rate, momentum, decay)
+        with torch.no_grad():
+            stack.step(rate, momentum, decay)
+    tolerance = 1e-4 if working_dtype == torch.float32 else 8e-2
+    for before, w, (wanted, _, _) in zip(start, matrices, expected, strict=True):
+        assert (w.detach() - wanted).norm() < tolerance * (wanted - before).norm()
+
+
+def test_every_matrix_of_the_blocks_is_updated_by_muon_at_the_plan_s_rate() -> None:
     plan = small_plan()
     model = new_model(plan)
     optimizer = build_optimizer(model, plan)
     matrices = {name: p for name, p in model.named_parameters() if name.startswith("blocks.")}
-    expected = {
-        name: (
-            p.detach().double(),
-            torch.zeros(p.shape, dtype=torch.float64),
-            torch.zeros((p.size(0), 1) if p.size(0) >= p.size(1) else (1, p.size(1)), dtype=torch.float64),
-        )
-        for name, p in matrices.items()
-    }
+    expected = {name: (p.detach().double(), *no_state(p)) for name, p in matrices.items()}
     for step in range(3):
         set_gradients(model, seed=step)
         optimizer.step(learning_rate_scale=0.5, muon_momentum=0.9, weight_decay_scale=0.25)
@@ -104,6 +106,7 @@ def test_adamw_updates_every_other_parameter_with_its_own_rule() -> None:
         "wte.weight": (rates.embedding, 0.8, 0.995, 0.001),
         "value_embeds.0.weight": (rates.value_embedding, 0.8, 0.995, 0.01),
         "value_embeds.2.weight": (rates.value_embedding, 0.8, 0.995, 0.01),
+        "value_embeds.4.weight": (rates.value_embedding, 0.8, 0.995, 0.01),
         "resid_lambdas": (rates.resid_lambda, 0.8, 0.95, 0.05),
         "x0_lambdas": (rates.x0_lambda, 0.96, 0.95, 0.0),
         "smear_gate.weight": (0.2, 0.8, 0.95, 0.0),
@@ -147,27 +150,51 @@ def test_a_reloaded_optimizer_goes_on_bit_for_bit(compute_dtype: torch.dtype, tm
     plan = small_plan()
     model = new_model(plan, compute_dtype)
     optimizer = build_optimizer(model, plan)
-
-    def two_steps(model: GPT, optimizer: MuonAdamW, seed: int) -> None:
-        for step in range(2):
-            set_gradients(model, seed + step)
-            optimizer.step(learning_rate_scale=1.0, muon_momentum=0.9, weight_decay_scale=0.5)
-
-    two_steps(model, optimizer, seed=0)
+    take_steps(model, optimizer, range(2))
     save_file(optimizer.state_tensors(), tmp_path / "optimizer.safetensors")
     weights = {name: w.clone() for name, w in model.state_dict().items()}
-    two_steps(model, optimizer, seed=10)
+    take_steps(model, optimizer, range(2, 4))
 
     resumed = new_model(plan, compute_dtype)
     resumed.load_state_dict(weights)
     again = build_optimizer(resumed, plan)
     again.load_state_tensors(load_file(tmp_path / "optimizer.safetensors"), steps_taken=2)
-    two_steps(resumed, again, seed=10)
+    take_steps(resumed, again, range(2, 4))
     assert again.steps_taken == optimizer.steps_taken == 4
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
     for name, tensor in optimizer.state_tensors().items():
         assert torch.equal(tensor, again.state_tensors()[name]), name
+
+
+def test_the_dials_reach_the_update() -> None:
+    """A field that nothing reads would be a promise not kept."""
+
+    def after_two_steps(optim: OptimSpec) -> dict[str, Tensor]:
+        plan = small_plan()
+        model = new_model(plan)
+        take_steps(model, build_optimizer(model, plan, optim), range(2))
+        return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    usual = after_two_steps(OptimSpec())
+    dials: dict[str, tuple[object, str]] = {
+        "embedding_betas": ((0.7, 0.9), "wte.weight"),
+        "value_embedding_betas": ((0.7, 0.9), "value_embeds.2.weight"),
+        "unembedding_betas": ((0.7, 0.9), "lm_head.weight"),
+        "resid_lambda_betas": ((0.7, 0.9), "resid_lambdas"),
+        "x0_lambda_betas": ((0.7, 0.9), "x0_lambdas"),
+        "smear_backout_betas": ((0.7, 0.9), "smear_gate.weight"),
+        "adam_eps": (1e-3, "wte.weight"),
+        "muon_beta2": (0.5, "blocks.1.mlp.c_fc.weight"),
+    }
+    for dial, (value, moved) in dials.items():
+        changed = after_two_steps(OptimSpec.model_validate({dial: value}))
+        differing = {name for name in usual if not torch.equal(usual[name], changed[name])}
+        assert moved in differing, dial
+        if dial != "adam_eps":
+            assert differing <= {
+                n for n in usual if n.split(".")[0] == moved.split(".")[0] or "smear" in moved
+            }
 
 
 def test_the_state_of_another_model_is_refused() -> None:
@@ -185,12 +212,12 @@ def test_training_lowers_the_loss() -> None:
     optimizer = build_optimizer(model, plan)
     idx = torch.arange(65).repeat(4, 1)
     losses = []
-    for _ in range(10):
+    for _ in range(20):
         loss = model(idx[:, :-1], idx[:, 1:])
         loss.backward()
         losses.append(loss.item())
-        # the dial's rates at a batch of 512 tokens are made for thousands of steps, not for ten
-        optimizer.step(learning_rate_scale=20.0, muon_momentum=0.85, weight_decay_scale=0.0)
+        # the dial's rates at a batch of 512 tokens are made for thousands of steps, not for twenty
+        optimizer.step(learning_rate_scale=10.0, muon_momentum=0.85, weight_decay_scale=0.0)
         for parameter in model.parameters():
             parameter.grad = None
     assert losses[-1] < 0.5 * losses[0]

@@ -77,7 +77,7 @@ class Saver(Closing):
         texts: dict[str, str],
         lineage: Lineage,
     ) -> None:
-        """Copy the state and have it written. All ranks, with none in flight.
+        """Copy the state and have it written. All ranks, with none in flight. `model` and `optimizer` are the main rank's.
 
         The tensors must stay as they are until `wait_for_copy`: a forward and backward pass may run, no update.
         """
@@ -190,6 +190,9 @@ class _HostCopy:
         copies = {}
         with torch.cuda.stream(self._stream):
             for name, tensor in tensors.items():
+                if tensor.is_cpu:  # gathered from all ranks: a copy already
+                    copies[name] = tensor
+                    continue
                 copies[name] = self._buffer(group, name, tensor).copy_(tensor.detach(), non_blocking=True)
                 self._sources.append(tensor)
             self._copied = self._stream.record_event()

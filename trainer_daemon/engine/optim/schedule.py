@@ -5,10 +5,7 @@ Steps count from 0; the multipliers are those of the update that step makes.
 
 from math import cos, pi
 
-from trainer_daemon.contract.spec import ScheduleSpec
-
-MOMENTUM_START, MOMENTUM_PEAK, MOMENTUM_END = 0.85, 0.97, 0.90
-MOMENTUM_WARMUP_STEPS = 400
+from trainer_daemon.contract.spec import OptimSpec, ScheduleSpec
 
 
 def learning_rate_scale(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
@@ -23,14 +20,15 @@ def learning_rate_scale(step: int, total_steps: int, schedule: ScheduleSpec) -> 
     return schedule.learning_rate_factor * (remaining + schedule.final_lr_frac * (1 - remaining))
 
 
-def muon_momentum(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
-    """Muon's momentum: 0.85 to 0.97 over the first 400 steps, then 0.97, falling to 0.90 during the warm-down.
+def muon_momentum(step: int, total_steps: int, schedule: ScheduleSpec, optim: OptimSpec) -> float:
+    """Muon's momentum: a linear warm-up of its own to the peak, then constant, falling to its end with the warm-down.
 
-    The first 400 steps win over the warm-down, so in a run under about 1143 steps it drops at once at step 400.
+    Its warm-up wins over the warm-down, so with 400 steps of it a run under about 1143 steps sees it drop at once.
     """
-    if step < MOMENTUM_WARMUP_STEPS:
-        return MOMENTUM_START + (MOMENTUM_PEAK - MOMENTUM_START) * step / MOMENTUM_WARMUP_STEPS
-    return MOMENTUM_END + (MOMENTUM_PEAK - MOMENTUM_END) * _warmdown_remaining(step, total_steps, schedule)
+    start, peak, end = optim.muon_momentum_start, optim.muon_momentum, optim.muon_momentum_end
+    if step < optim.muon_momentum_warmup_steps:
+        return start + (peak - start) * step / optim.muon_momentum_warmup_steps
+    return end + (peak - end) * _warmdown_remaining(step, total_steps, schedule)
 
 
 def weight_decay_scale(step: int, total_steps: int, schedule: ScheduleSpec) -> float:

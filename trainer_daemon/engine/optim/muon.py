@@ -1,0 +1,121 @@
+"""Muon: for each matrix, momentum made orthogonal, with its rows evened out before and after, and a cautious decay.
+
+Matrices of one shape are updated together as one stack, which is what makes Muon cheap: a handful of batched products
+a step. Each rank updates its part of every stack.
+
+Muon: Jordan et al. 2024; Polar Express: arXiv 2505.16932; NorMuon: arXiv 2510.05491.
+N matrices of a stack that this rank updates, rows x cols each.
+"""
+
+from math import sqrt
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer_daemon.engine.optim.sharding import SharedBuffer, Split, SplitState
+from trainer_daemon.engine.ranks import ALONE, Ranks
+
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+"""Coefficients (a, b, c) of X ← aX + (bA + cA²)X with A = XXᵀ, one line an iteration."""
+
+
+class MuonStack:
+    """All matrices of one shape, and the state of those that this rank updates.
+
+    Building one makes the parameters views of a common buffer.
+    """
+
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        *,
+        beta2: float,
+        working_dtype: torch.dtype,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.rows, self.cols = matrices[0].shape
+        split = Split(len(matrices), ranks.rank, ranks.world_size)
+        self.size = sum(matrix.numel() for matrix in matrices)
+        self._buffer = SharedBuffer(torch.stack([matrix.data for matrix in matrices]), split)
+        for matrix, view in zip(
+            matrices, self._buffer.whole, strict=False
+        ):  # the rest of the buffer is padding
+            matrix.data = view
+        self._own_matrices = matrices[split.own]
+        self._beta2 = beta2
+        self._working_dtype = working_dtype
+        stacked = self._buffer.whole  # (count + padding, rows, cols)
+        self._momentum = SplitState(stacked, split)
+        # one value for each index of the longer side: (N, rows, 1) or (N, 1, cols)
+        self._square = SplitState(stacked[:, :, :1] if self.rows >= self.cols else stacked[:, :1], split)
+
+    def step(self, learning_rate: float, momentum: float, weight_decay: float) -> None:
+        """Update this rank's matrices, in place. `learning_rate` is that of a square matrix; a tall one gets more."""
+        if not self._own_matrices:
+            return
+        learning_rate *= sqrt(max(1.0, self.rows / self.cols))
+        gradient = torch.stack([gradient_of(matrix) for matrix in self._own_matrices])  # (N, rows, cols)
+        self._momentum.own.lerp_(gradient, 1 - momentum)
+        nesterov = gradient.lerp_(self._momentum.own, momentum)
+        update = polar_express(equalize_rows(nesterov.to(self._working_dtype))).float()
+        update = self._normalize(update)
+
+        weights = self._buffer.own
+        # cautious decay: only where it pushes the same way as the update
+        decay = weights * (update * weights >= 0)
+        update.add_(decay, alpha=weight_decay)
+        weights.add_(update, alpha=-learning_rate)
+
+    def send(self) -> list[dist.Work]:
+        """Begin to exchange the updated matrices. All ranks."""
+        return self._buffer.send()
+
+    def state(self) -> dict[str, SplitState]:
+        """Momentum and NorMuon's second moments, by name."""
+        name = f"muon.{self.rows}x{self.cols}"
+        return {f"{name}.momentum": self._momentum, f"{name}.square": self._square}
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        """NorMuon: even out rows (columns where wide) by their running mean square, keeping the Frobenius norm."""
+        x *= sqrt(min(self.rows, self.cols)) / _frobenius(x)  # Muon+
+        norm = _frobenius(x)
+        longer_axis_mean = x.square().mean(-1 if self.rows >= self.cols else -2, keepdim=True)
+        square = self._square.own.lerp_(longer_axis_mean, 1 - self._beta2)
+        x *= square.clamp(min=1e-10).rsqrt_()
+        x *= norm / _frobenius(x)
+        return x
+
+
+def equalize_rows(x: Tensor) -> Tensor:
+    """(N, rows, cols): every row of a matrix gets the same norm, the matrix keeps its own (MuonEq)."""
+    row_norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=1e-6)  # (N, rows, 1)
+    return x * (_frobenius(x) * x.size(-2) ** -0.5 / row_norm)
+
+
+def polar_express(x: Tensor) -> Tensor:
+    """(N, rows, cols): singular values brought to about 1, singular vectors kept."""
+    tall = x.size(-2) > x.size(-1)
+    x = x / (1.01 * _frobenius(x) + 1e-6)
+    if tall:
+        x = x.mT
+    for a, b, c in POLAR_EXPRESS:
+        gram = torch.bmm(x, x.mT)  # (N, short side, short side)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None, "step() before backward()"
+    return parameter.grad
+
+
+def _frobenius(x: Tensor) -> Tensor:
+    """(N, rows, cols) -> (N, 1, 1), floored so that a zero matrix stays zero: behind a zero projection all gradients are."""
+    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_(min=1e-6)
