@@ -39,8 +39,9 @@ class FaultyRecorder(Recorder):
             and event.step == FAULTY_STEP
             and self.job.ranks.rank == 1
         ):
-            bits = self.job.model.lm_head.weight.data.view(torch.int32)
-            bits[0, 0] ^= 1
+            # of what each rank updates for itself: the next step would overwrite a row that another rank updates
+            bits = self.job.model.resid_lambdas.data.view(torch.int32)
+            bits[0] ^= 1 << 10
 
 
 def main() -> None:

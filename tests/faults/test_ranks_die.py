@@ -13,8 +13,9 @@ import pytest
 
 from tests.e2e.conftest import Runs
 from tests.e2e.test_whole_run import done, final_hashes, ranks_of, sequence_is_whole, step_reached
-from tests.engine.test_ranks import free_port, new_run
+from tests.engine.test_ranks import new_run
 from tests.faults.conftest import IS_FULL, rounds
+from tests.parallel import free_port
 from tests.supervisor.conftest import follow, state_is, wait_until_over, watch
 from trainer_daemon.contract.events import (
     CheckpointFailed,

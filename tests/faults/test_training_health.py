@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_ranks import in_parallel
 from tests.faults.faulty_rank import FAULTY_STEP
+from tests.parallel import in_parallel
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 

@@ -23,6 +23,12 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others in one exchange before it gives up."""
 
 
+_left: list[object] = []
+"""Process groups that were left. gloo's destructor waits for its threads while it holds the interpreter lock, which one of
+them may want in order to drop the last tensor it sent: a rank that had trained, saved and left hung for ever, one in ten
+on a busy machine. So a group goes with its process."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """Which rank this is, of how many, on which device."""
@@ -81,8 +87,9 @@ class Ranks:
         return gathered or []
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group, as the last thing that this process does with the others."""
         if dist.is_initialized():
+            _left.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 
