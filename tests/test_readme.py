@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from presets.loader import list_presets, preset_tables
+from trainer_daemon.contract.scaling import training_plan
+from trainer_daemon.contract.spec import build_spec
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 CODE = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
@@ -16,6 +20,22 @@ CODE = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
 def llmctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from cli.main import app; raise SystemExit(app())", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+
+def test_the_table_of_presets_says_what_each_one_comes_to() -> None:
+    pattern = r"^\| `([\w-]+)` \| ([\d.]+) M \| ([\d.]+) ([MG]) \| ([\d.e+]+) \|$"
+    table = {name: told for name, *told in re.findall(pattern, README, flags=re.MULTILINE)}
+    assert list(table) == [preset.name for preset in list_presets()]
+    for name, (millions, tokens, unit, flops) in table.items():
+        spec = build_spec(preset_tables(name))
+        plan = training_plan(spec, spec.tokenizer.vocab_size, 1)
+        told = (
+            float(millions) * 1e6,
+            float(tokens) * {"M": 1e6, "G": 1e9}[unit],
+            float(flops),
+        )
+        expected = (plan.parameters.total, plan.total_tokens, plan.total_flops)
+        assert told == pytest.approx(expected, rel=0.02), name
 
 
 def test_every_folder_of_the_table_exists_and_every_package_is_in_it() -> None:

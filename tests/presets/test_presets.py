@@ -2,19 +2,27 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from cli.plan import as_toml
 from presets.loader import Preset, find_preset, list_presets, preset_tables
+from tests.tiny import Recorder, run_tiny
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.estimate import ASSUMED_GPU_MFU
 from trainer_daemon.contract.hardware import bf16_peak_flops
 from trainer_daemon.contract.scaling import training_plan
-from trainer_daemon.contract.spec import build_spec
+from trainer_daemon.contract.spec import build_spec, spec_differences
 
 ALL = list_presets()
 SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One corpus for the whole module."""
+    return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(params=ALL, ids=lambda preset: preset.name)
@@ -25,7 +33,7 @@ def preset(request: pytest.FixtureRequest) -> Preset:
 
 def test_the_default_comes_first_and_depths_in_their_order() -> None:
     depths = ["d4", "d6", "d8", "d12", "d16", "d20", "d24", "d26", "d28", "d32"]
-    assert [p.name for p in ALL] == ["stories", *depths]
+    assert [p.name for p in ALL] == ["stories", *depths, "d26-feb2026"]
 
 
 def test_a_preset_is_valid_and_divides_on_the_machines_it_is_for(preset: Preset) -> None:
@@ -40,7 +48,7 @@ def test_a_preset_is_valid_and_divides_on_the_machines_it_is_for(preset: Preset)
 def test_a_depth_is_named_by_itself(preset: Preset) -> None:
     if preset.name != "stories":
         spec = build_spec(preset_tables(preset.name))
-        assert f"d{spec.model.depth}" == preset.name
+        assert f"d{spec.model.depth}" == preset.name.removesuffix("-feb2026")
         assert spec.train.micro_batch_size == (
             32 if spec.model.depth <= 18 else 16 if spec.model.depth <= 26 else 8
         )
@@ -79,3 +87,49 @@ def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
         find_preset("storys")
     with pytest.raises(SpecError, match="there are: stories, d4"):
         preset_tables("../stories")
+
+
+def test_the_older_recipe_differs_from_the_newer_in_what_was_tuned_since_and_nothing_else() -> None:
+    newer, older = (build_spec(preset_tables(name)) for name in ("d26", "d26-feb2026"))
+    differences = {key: old for key, (_, old) in spec_differences(newer, older).items()}
+    assert differences == {
+        "preset": "d26-feb2026",
+        "model.short_window_fraction": 0.5,
+        "data.source": "fineweb-edu",
+        "optim.unembedding_lr": 0.004,
+        "optim.weight_decay": 0.2,
+        "schedule.warmup_steps": 0,
+        "schedule.warmdown_ratio": 0.5,
+        "schedule.final_lr_frac": 0.0,
+        "schedule.weight_decay": "linear",
+        "train.target_param_data_ratio": 10.5,
+        "eval.tokens": 40 * 524_288,
+    }
+    plan = training_plan(older, older.tokenizer.vocab_size, 8)
+    assert set(plan.shape.windows) == {1024, 2048}
+
+
+@pytest.mark.parametrize("name", ["stories", "d4", pytest.param("d6", marks=pytest.mark.slow), "d26-feb2026"])
+def test_a_preset_trains_some_steps_on_a_text_and_a_batch_that_a_test_can_pay_for(
+    name: str, home: Path, tmp_path: Path
+) -> None:
+    """Depth, shapes, windows, rates and schedules are the preset's own; d26 is trained two layers deep."""
+    small = [
+        *("data.source=stories", "data.stories=300", "tokenizer.vocab_size=300", "model.sequence_len=32"),
+        *("train.num_iterations=2", "train.global_batch_tokens=128", "train.micro_batch_size=2"),
+        *(
+            "eval.every=off",
+            "eval.tokens=256",
+            "sample.every=off",
+            "runtime.device=cpu",
+            "runtime.precision=fp32",
+        ),
+        *(("model.depth=2", "model.aspect_ratio=64") if name.startswith("d26") else ()),
+    ]
+    seen = Recorder()
+    finished, _ = run_tiny(build_spec(preset_tables(name), small), home, seen, tmp_path)
+    assert finished.reason == "completed"
+    first, second = (seen.losses[step] for step in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert second < first + 0.5

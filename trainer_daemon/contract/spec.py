@@ -228,7 +228,7 @@ class CheckpointSpec(Section):
 class RuntimeSpec(Section):
     """Where and how it runs; nothing here changes which function is trained, only its rounding."""
 
-    nproc: int | Literal["auto"] = "auto"
+    nproc: Annotated[int, Field(ge=1, le=1 << 16)] | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one a GPU, or one on a CPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda, else mps, else cpu."""
@@ -299,8 +299,6 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _cross_field_rules(self) -> Self:
-        if self.runtime.nproc != "auto" and self.runtime.nproc < 1:
-            raise ValueError("runtime.nproc: must be at least 1, or auto")
         if self.runtime.precision == "fp8":
             if self.runtime.device in ("cpu", "mps"):
                 raise ValueError(
