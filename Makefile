@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow fault check lint types layers format bench clean
+.PHONY: help setup demo test test-slow fault check lint types layers format bench bench-gpu clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ format: $(STAMP) ## let ruff rewrite
 
 bench: $(STAMP) ## measure, as ratios within one run
 	$(BIN)/python -m tests.bench.training_step
+
+bench-gpu: $(STAMP) ## tokens/s, MFU and memory of d12, d20 and d26 on a GPU, and a profile
+	$(BIN)/python -m tests.bench.gpu_training $(BENCH_OPTIONS)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
