@@ -29,6 +29,12 @@ def run(
         typer.Option("--name", metavar="NAME", help="The run's name; else the preset's or the file's."),
     ] = None,
     nproc: NprocOption = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--time-limit", metavar="TIME", help="Save and stop before so long has passed: 4h, 90m, 2d12h."
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan; start nothing.")] = False,
     json: Annotated[
@@ -38,6 +44,8 @@ def run(
     """Train: check the spec, start the daemon, attach the cockpit. Ctrl-C or q leaves the run going."""
     from trainer_daemon.contract.rundir import RunDir
 
+    if time_limit is not None:
+        set_ = [*(set_ or []), f"runtime.time_limit_minutes={minutes_of(time_limit):g}"]
     asked = read_spec(preset, spec, set_, nproc)
     if dry_run:
         show_plan(asked, json=json)
@@ -49,6 +57,20 @@ def run(
         _tell_started(started, json=json)
     else:
         watch_run(RunDir(Path(started.path)), json=json)
+
+
+def minutes_of(time_limit: str) -> float:
+    """`4h`, `90m`, `2d12h`, `1h30m` -> minutes. Raises SpecError for anything else."""
+    from trainer_daemon.contract.errors import SpecError
+
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?", time_limit.strip(), re.ASCII)
+    parts = match.groups() if match else ()
+    if not any(parts):
+        raise SpecError(
+            f'--time-limit takes days, hours and minutes such as 4h, 90m or 2d12h; got "{time_limit}"'
+        )
+    days, hours, minutes = (int(part or 0) for part in parts)
+    return days * 1440 + hours * 60 + minutes
 
 
 def demo(json: JsonOption = False) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import NoReturn
 
-PROGRAMS = ("supervise", "agent", "rank", "infer")
+PROGRAMS = ("supervise", "agent", "rank", "infer", "post")
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from tests.cli.conftest import Llmctl
 from tests.supervisor.conftest import Daemons, events, kill_and_wait
 from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import Command
+from trainer_daemon.contract.journal import read_all
 from trainer_daemon.contract.status import observe
 from trainer_daemon.link import client
 from trainer_daemon.supervisor.sweep import kill_unheard_run, run_processes
@@ -65,7 +66,9 @@ def test_kill_ends_a_run_whose_supervisor_cannot_be_asked(
     assert run_processes(run) == []
     assert not run.supervisor_is_alive()
     assert not run.ranks_are_alive()
-    assert llmctl("status", "live", "--json").json()["state"] == "crashed"
+    status = llmctl("status", "live", "--json").json()
+    assert status["state"] == "stopped", "somebody was left to say that it was no crash"
+    assert "killed on request" in list(read_all(run.journal))[-1].event.reason  # type: ignore[union-attr]
 
 
 def test_a_process_that_does_not_hold_the_lock_is_not_taken_for_the_supervisor(

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from cli.following import ProgressLines, step_line
-from cli.launch import check_spec, free_name
+from cli.launch import check_spec, free_name, minutes_of
 from tests.cli.conftest import PROGRAM, Llmctl, completed_run, train_step
 from tests.tiny import TINY
 from trainer_daemon.contract import events
+from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import NAME_PATTERN
 from trainer_daemon.contract.spec import build_spec
@@ -148,3 +149,14 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_come_back(program: Llmctl, 
     again = program("run", *TINY_FLAGS, "--preset", "stories", "--detach", "--json")
     assert (again.code, again.json()["name"]) == (0, "stories")
     assert program("wait", "stories", timeout=100).code == 0
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("4h", 240), ("90m", 90), ("2d12h", 3600), ("1h30m", 90)])
+def test_a_time_limit_is_days_hours_and_minutes(text: str, minutes: float) -> None:
+    assert minutes_of(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["", "4", "h", "0.5h", "4 h", "-4h", "4hours"])
+def test_a_time_limit_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="--time-limit takes"):
+        minutes_of(text)

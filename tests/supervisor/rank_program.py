@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ def event(kind: str, **values: Any) -> Event:
     return made
 
 
-def train_step(step: int) -> Event:
+def train_step(step: int, loss_nats: float = 2.0) -> Event:
     return event(
         "train_step",
         step=step,
-        loss_nats=2.0,
+        loss_nats=loss_nats,
         grad_norm=1.0,
         learning_rate_scale=1.0,
         step_seconds=STEP_SECONDS,
@@ -41,6 +42,25 @@ def train_step(step: int) -> Event:
         tokens_per_second=1e4,
         mfu=None,
         epoch=0.0,
+    )
+
+
+def planned(vocab_size: int, total_steps: int) -> Event:
+    counts = dict.fromkeys(
+        (
+            "total_tokens", "global_batch_tokens", "grad_accum_steps", "parameters", "scaling_parameters",
+            "flops_per_token", "train_rows", "held_out_rows",
+        ),
+        1,
+    )  # fmt: skip
+    return event(
+        "run_planned",
+        **counts,
+        total_steps=total_steps,
+        vocab_size=vocab_size,
+        peak_flops=None,
+        peak_flops_source="",
+        bits_per_byte_floor=None,
     )
 
 
@@ -84,6 +104,8 @@ def main() -> int:
     last_step = run.read_spec().train.num_iterations or 10
     journal = JournalWriter(run.journal, "train", attempt)
     commands = JournalReader(run.journal, "control", int(os.environ["LLMCTL_CONTROL_AFTER"]))
+    if vocab_size := int(os.environ.get("VOCAB_SIZE", "0")):
+        journal.append(planned(vocab_size, last_step))
     journal.append(PhaseChanged("running", 0))
     checkpoints = sorted(run.checkpoints.glob("step-*"), key=lambda p: int(p.name[5:]))
     step = int(checkpoints[-1].name[5:]) if checkpoints else 0
@@ -124,7 +146,7 @@ def main() -> int:
             return 0
         if not paused and fault != "sleepy":
             step += 1
-            journal.append(train_step(step))
+            journal.append(train_step(step, log(vocab_size) if vocab_size else 2.0))
             if fault == "crash" and step % 3 == 0:
                 error = RankError(rank, time.time_ns(), "ValueError", "the third step is cursed", 1)
                 write_struct(rank_error_file(run.attempt(attempt), rank), error)

@@ -21,6 +21,7 @@ from tests.supervisor.conftest import (
 )
 from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import (
+    Alert,
     Command,
     CommandDone,
     Finished,
@@ -111,6 +112,7 @@ def test_a_run_that_keeps_falling_without_progress_is_given_up(
     assert status.state == "failed"
     assert status.attempt == 3
     assert status.error is not None
+    assert status.error["kind"] == "no_progress"
     message = status.error["message"]
     assert "the third step is cursed" in message
     assert "2 restarts without a new checkpoint" in message
@@ -136,6 +138,7 @@ def test_a_spec_error_of_a_rank_is_not_tried_again(daemons: Daemons, monkeypatch
     status = observe(run)
     assert (status.state, status.attempt) == ("failed", 1)
     assert status.error is not None
+    assert status.error["kind"] == "spec"
     assert "there is nothing at /nowhere" in status.error["message"]
 
 
@@ -190,7 +193,7 @@ def test_ranks_that_do_not_stop_get_sigterm_and_then_sigkill(
     assert run_processes(run) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_the_supervisor_is_a_stop_that_saves(daemons: Daemons, number: signal.Signals) -> None:
     run = daemons.start()
     watch(run, kind_is("train_step"))
@@ -248,6 +251,8 @@ def test_ranks_outlive_their_supervisor_and_a_new_one_takes_them_over(daemons: D
     watch(run, lambda r: r.kind == "train_step" and getattr(r.event, "step", 0) > status.step + 3)
 
     pid = daemons.resume(run)
+    # a daemon reports that it is up before it looks whose ranks are there
+    watch(run, lambda r: isinstance(r.event, StateChanged) and r.event.pid == pid)
     status = observe(run)
     assert (status.state, status.pid, status.attempt, status.error) == ("running", pid, 1, None)
     assert rank_pids(run) == ranks
@@ -391,3 +396,25 @@ def test_ranks_that_hang_leave_their_stacks_and_are_killed_and_started_again(dae
     for rank in (0, 1):
         assert "rank_program.py" in run.rank_stacks(1, rank).read_text(), rank
     assert [e.stacks for e in events(run, Stalled)] == [None], "a stopped process could not write yet"
+
+
+def test_a_run_with_a_time_limit_saves_and_stops_before_it_and_may_be_resumed(daemons: Daemons) -> None:
+    run = daemons.start(time_limit_minutes=0.05)
+    wait_until_over(run, daemons.pid)
+    status = observe(run)
+    assert status.state == "stopped"
+    assert "time limit of 0.05 minutes" in events(run, StateChanged)[-2].reason
+    assert status.last_checkpoint is not None
+    assert status.last_checkpoint["step"] == status.step
+    daemons.resume(run)
+    watch(run, lambda r: r.kind == "train_step" and r.attempt == 2)
+
+
+def test_a_run_that_goes_wrong_slowly_is_told_so(daemons: Daemons, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With VOCAB_SIZE the stand-in's loss is its logarithm at every step: a model that learns nothing."""
+    monkeypatch.setenv("STEP_SECONDS", "0.001")
+    monkeypatch.setenv("VOCAB_SIZE", "7")
+    run = daemons.start(steps=400)
+    wait_until_over(run, daemons.pid)
+    assert [(e.name, e.step) for e in events(run, Alert)] == [("loss_stuck", 160)]
+    assert "ln V" in str(observe(run).alert)

@@ -258,6 +258,9 @@ class RuntimeSpec(Section):
     """Restarts in a row, without a new checkpoint in between, before a crashing run is given up."""
     restart_delay_seconds: float = Field(default=5.0, ge=0, le=3600, allow_inf_nan=False)
     """Wait before the first restart; each further one in a row waits three times as long."""
+    time_limit_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Wall time of one sitting, from its start or its resume: the run is saved and stopped before it is over. None: as long
+    as it takes."""
 
 
 class HealthSpec(Section):
@@ -272,6 +275,24 @@ class HealthSpec(Section):
     check_replicas_every: int | None = Field(default=None, ge=1)
     """Steps between checks that all ranks hold the same parameters to the bit, which ends a run whose replicas came apart;
     None: never checked."""
+
+
+AlertOccasion = Literal["crash", "finish", "stall", "spike", "diagnosis"]
+"""crash: ranks fell, whether they start again or not. finish: completed or stopped. stall: no step comes. spike: of loss or
+gradient, or not finite. diagnosis: something slower, such as a plateau or a slow rank."""
+
+
+class AlertsSpec(Section):
+    """Who is told when something happens to the run."""
+
+    command: tuple[str, ...] = ()
+    """A program and its arguments, run without a shell, with a JSON message on its stdin; empty: none."""
+    url: str | None = Field(default=None, pattern=r"^https?://", max_length=2000)
+    """Where the same message is posted; its `text` is what chat services show. None: nowhere."""
+    on: tuple[AlertOccasion, ...] = ("crash", "finish", "stall", "spike", "diagnosis")
+    """The occasions."""
+    timeout_seconds: float = Field(default=10.0, gt=0, le=600, allow_inf_nan=False)
+    """What a command or an address gets to take the message."""
 
 
 class RunSpec(Section):
@@ -296,6 +317,7 @@ class RunSpec(Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     runtime: RuntimeSpec = RuntimeSpec()
     health: HealthSpec = HealthSpec()
+    alerts: AlertsSpec = AlertsSpec()
 
     @model_validator(mode="after")
     def _cross_field_rules(self) -> Self:

@@ -33,6 +33,7 @@ from trainer_daemon.contract.events import (
 from trainer_daemon.contract.journal import Record, read_all
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.settings import present_spec
+from trainer_daemon.contract.transitions import BY_RANKS
 from trainer_daemon.contract.wire import VERSION
 
 STATE_OF_PHASE: dict[str, State] = {
@@ -132,8 +133,9 @@ class RunStatus:
                 self.phase = phase
                 self.step = max(self.step, step)
                 # the supervisor's word is final; and a stop that was asked for stays visible until it is done
-                if self.state not in FINAL_STATES and self.state != "stopping":
-                    self.state = STATE_OF_PHASE.get(phase, "running")
+                reported = STATE_OF_PHASE.get(phase, "running")
+                if reported in BY_RANKS[self.state]:
+                    self.state = reported
             case AttemptStarted() as e:
                 self.world_size, self.device, self.attempt_steps = e.world_size, e.device, 0
                 self.memory_bytes = self.peak_memory_bytes = self.step_parts = None

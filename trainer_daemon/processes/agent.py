@@ -72,7 +72,7 @@ def main(arguments: list[str], *, rank_command: Sequence[str] = RANK_COMMAND) ->
     folder = run.attempt(attempt)
     write_own_identity(folder)  # before torch, which takes a second: the run must never look abandoned
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, forward_to_ranks)
     try:
         result = launch(run, attempt, present_spec(run).runtime, rank_command)

@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
         die_with_parent(int(os.environ["LLMCTL_AGENT_PID"]))
         append_output_to(run.rank_log(rank))
     tell_stacks(run.rank_stacks(attempt, rank))
-    terminated = SignalFlag(signal.SIGTERM)
+    terminated = SignalFlag(signal.SIGTERM, signal.SIGUSR1)
     lock = hold_lock(run.ranks_lock, shared=True)
     try:
         finished = train_run(run, rank, attempt, terminated)
@@ -156,11 +156,15 @@ def control_after(journal: Path) -> int:
 
 
 class SignalFlag:
-    """Remembers that a signal came, so that the loop can act on it at a step boundary."""
+    """Remembers that one of some signals came, so that the loop can act on it at a step boundary.
 
-    def __init__(self, number: signal.Signals) -> None:
+    SIGTERM is what ends processes; SIGUSR1 is what SLURM's --signal sends some time before the end.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
         self._came = False
-        signal.signal(number, self._note)
+        for number in numbers:
+            signal.signal(number, self._note)
 
     def _note(self, _number: int, _frame: object) -> None:
         self._came = True

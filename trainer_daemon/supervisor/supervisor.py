@@ -24,6 +24,7 @@ from trainer_daemon.contract.events import (
     Command,
     CommandDone,
     Event,
+    FailureCause,
     Finished,
     Forked,
     Notice,
@@ -38,6 +39,7 @@ from trainer_daemon.contract.rundir import RunDir, write_json
 from trainer_daemon.contract.settings import change_settings, present_spec
 from trainer_daemon.contract.spec import flat_values
 from trainer_daemon.contract.status import fold_journal, load_snapshot
+from trainer_daemon.contract.transitions import BY_SUPERVISOR
 from trainer_daemon.contract.wire import HEARTBEAT_SECONDS, RANGE_LIMIT, Request
 from trainer_daemon.supervisor.agent import AdoptedAgent, Agent, LaunchedAgent
 from trainer_daemon.supervisor.attempts import RESULT_FILE, AttemptResult, read_struct
@@ -49,6 +51,8 @@ from trainer_daemon.supervisor.commands import (
     lapsed,
     refusal,
 )
+from trainer_daemon.supervisor.deliveries import Deliveries, occasion_of
+from trainer_daemon.supervisor.diagnosis import Diagnosis
 from trainer_daemon.supervisor.stacks import save_stacks
 from trainer_daemon.supervisor.sweep import kill_run_processes, reap_orphans
 from trainer_daemon.supervisor.verdict import judge
@@ -57,6 +61,10 @@ from trainer_daemon.supervisor.watchdog import Watchdog, phase_of
 TAIL_SECONDS = 0.03
 """How often the journal is looked at."""
 RANGE_BYTES = 4 * 2**20
+LEAVING_SECONDS = 30.0
+"""Before a time limit, beside three times the last save and two steps: to reach a step boundary, save and leave."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""All mean: save now and stop. SIGUSR1 is what SLURM's --signal sends some time before the end."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -169,13 +177,18 @@ class Supervisor:
         self._hang: str | None = None
         """Why this supervisor killed the ranks, when it took them to hang."""
         self._stored_cursors: dict[str, int] = {}
+        self._diagnosis = Diagnosis()
+        self._deliveries = Deliveries(
+            self._spec.alerts, run, lambda text: self._emit(Notice("warning", text))
+        )
+        self._began = time.monotonic()
 
     # ------------------------------------------------------------------------------------------------- the loop
 
     def run(self) -> State:
         """Supervise until the run has ended; returns how."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._note_signal)
         if sys.platform == "linux":  # orphans of a dead agent come to us, so that none is left behind
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -185,7 +198,7 @@ class Supervisor:
             self._follow_journal()
             self._step()
             self._beat()
-        self._follow_journal()
+        self._deliver_the_rest()
         self._store()
         return self._state
 
@@ -194,6 +207,14 @@ class Supervisor:
             reader.close()
         self._daemon.close()
         self._control.close()
+
+    def _deliver_the_rest(self) -> None:
+        """Whoever is told of the end hears of it; what fails is in the journal, too. Each has its own time limit."""
+        self._follow_journal()
+        while self._deliveries.pids:
+            self._port.serve(TAIL_SECONDS, self._answer)
+            self._deliveries.look()
+            self._follow_journal()
 
     def _note_signal(self, number: int, _frame: object) -> None:
         self._asked_to_end = f"the supervisor got {signal.Signals(number).name}"
@@ -204,7 +225,7 @@ class Supervisor:
         if agent is None:
             self._pause_wanted = False
             # an agent that had only just been started, or workers of ranks that are dead
-            kill_run_processes(self._run)
+            self._kill_processes()
             if (last_word := self._last_word()) is not None and last_word.reason == "completed":
                 self._enter("completed", last_word.message)
             return
@@ -230,10 +251,14 @@ class Supervisor:
 
     def _step(self) -> None:
         """Whatever is due now."""
+        self._deliveries.look()
         if self._asked_to_end and self._stop_reason is None:
             self._stop(uuid.uuid4().hex, self._asked_to_end, even_unsaved=True)
+        if self._stop_reason is None and self._time_is_up():
+            limit = self._spec.runtime.time_limit_minutes
+            self._stop(uuid.uuid4().hex, f"the time limit of {limit:g} minutes is near", even_unsaved=True)
         if self._agent is not None:
-            reap_orphans(self._agent.pid)
+            reap_orphans(self._deliveries.pids | {self._agent.pid or 0})
             if self._agent.is_over():
                 self._end_attempt(self._agent)
             elif self._stop_failed():
@@ -245,6 +270,14 @@ class Supervisor:
             self._enter("stopped", self._stop_reason)
         elif time.monotonic() >= self._relaunch_at:
             self._launch()
+
+    def _time_is_up(self) -> bool:
+        """Whether what is left of the time limit is just enough to save and leave."""
+        if self._spec.runtime.time_limit_minutes is None:
+            return False
+        limit = 60 * self._spec.runtime.time_limit_minutes
+        needed = LEAVING_SECONDS + 3 * self._save_seconds + 2 * (self._status.step_seconds or 0.0)
+        return time.monotonic() - self._began > limit - min(needed, limit / 2)
 
     def _beat(self) -> None:
         """Once a second: tell watchers, be there for those that come, and put on disk what is known."""
@@ -273,7 +306,7 @@ class Supervisor:
             told = f"; where each one was: {self._run.path / stacks}/rank-*.stacks" if stacks else ""
             self._hang = f"the ranks said nothing for {silence.seconds:.0f} s while {silence.phase}{told}"
             self._emit(Notice("error", f"{self._hang}; they are killed"))
-            kill_run_processes(self._run)
+            self._kill_processes()
 
     # ------------------------------------------------------------------------------------------------- attempts
 
@@ -299,8 +332,8 @@ class Supervisor:
 
     def _end_attempt(self, agent: Agent) -> None:
         """The agent is gone: make sure that nothing of it is left, learn why, decide what is next."""
-        unkillable = kill_run_processes(self._run)
-        reap_orphans(None)
+        unkillable = self._kill_processes()
+        reap_orphans(self._deliveries.pids)
         self._agent = None
         self._follow_journal()
         result = read_struct(self._run.attempt(self._attempt) / RESULT_FILE, AttemptResult)
@@ -330,11 +363,16 @@ class Supervisor:
             unkillable=unkillable,
         )
         if verdict.state is not None:
-            self._enter(verdict.state, verdict.reason)
+            self._enter(verdict.state, verdict.reason, verdict.cause)
             return
+        self._deliveries.send("crash", verdict.reason, self._status)
         self._launch_reason = verdict.reason
         self._relaunch_at = time.monotonic() + verdict.delay_seconds
         self._enter("starting", verdict.reason)
+
+    def _kill_processes(self) -> list[int]:
+        """SIGKILL every process of the run; the pids that would not die."""
+        return kill_run_processes(self._run, spare=self._deliveries.pids)
 
     def _settle_commands(self, *, stop_ok: bool, stop_message: str) -> None:
         """Answer the commands that no rank will answer any more: someone may be waiting."""
@@ -367,7 +405,7 @@ class Supervisor:
             told = f"; where each one was: {stacks}/rank-*.stacks" if stacks else ""
             self._emit(Notice("warning", f"the ranks ignored SIGTERM; they get SIGKILL{told}"))
             self._terminated_at = now
-            kill_run_processes(self._run)
+            self._kill_processes()
 
     def _stop(self, request_id: str, reason: str, *, even_unsaved: bool = False) -> None:
         self._grant(request_id, "stop", {"even_unsaved": even_unsaved})
@@ -394,9 +432,10 @@ class Supervisor:
 
     # -------------------------------------------------------------------------------------------------- journal
 
-    def _enter(self, state: State, reason: str) -> None:
+    def _enter(self, state: State, reason: str, cause: FailureCause | None = None) -> None:
+        assert state in BY_SUPERVISOR[self._status.state], f"{state} does not follow {self._status.state}"
         self._state = state
-        self._emit(StateChanged(state, reason, os.getpid(), self._attempt))
+        self._emit(StateChanged(state, reason, os.getpid(), self._attempt, cause))
         self._follow_journal()
         self._store()
 
@@ -416,6 +455,10 @@ class Supervisor:
         self._watchdog.hear(record)
         if record.stream == "train":
             self._is_stalled = False
+        for alert in self._diagnosis.take(record.event):
+            self._emit(alert)
+        if (occasion := occasion_of(record.event)) is not None:
+            self._deliveries.send(*occasion, self._status)
         match record.event:
             case CheckpointSaved(seconds=seconds):
                 self._failures_in_a_row = 0
@@ -518,7 +561,7 @@ class Supervisor:
     def _kill(self) -> dict[str, Any]:
         """End every process of the run at once. The loop then sees the attempt's end."""
         self._stop_reason, self._stop_is_final = "killed on request", True
-        left = kill_run_processes(self._run)
+        left = self._kill_processes()
         if left:
             raise RefusedError(
                 f"the processes {', '.join(map(str, left))} do not die; they hang in the kernel, see dmesg"

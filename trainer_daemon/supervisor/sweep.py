@@ -13,26 +13,37 @@ from contextlib import suppress
 import psutil
 
 from trainer_daemon.contract.errors import RefusedError
-from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.events import FINAL_STATES, StateChanged
+from trainer_daemon.contract.journal import JournalWriter
+from trainer_daemon.contract.rundir import RunDir, hold_lock
+from trainer_daemon.contract.status import fold_journal, load_snapshot
 
 RUN_MARK = "LLMCTL_RUN_FOLDER"
 KILL_SECONDS = 5.0
 """How long SIGKILL may take; what is still there then sleeps in the kernel and cannot be ended."""
 
 
-def run_processes(run: RunDir) -> list[psutil.Process]:
-    """Living processes that carry the run's mark or descend from this process, this one not included."""
+def run_processes(run: RunDir, *, spare: frozenset[int] = frozenset()) -> list[psutil.Process]:
+    """Living processes that carry the run's mark or descend from this process, this one not included.
+
+    `spare`: children of this process that are not the run's; nor is what descends from them.
+    """
     this = psutil.Process()
-    descendants = {p for p in this.children(recursive=True) if not _is_zombie(p)}
+    children = [p for p in this.children() if p.pid not in spare]
+    descendants = {d for p in children for d in (p, *_descendants(p)) if not _is_zombie(d)}
     marked = {p for p in psutil.process_iter() if p.pid != this.pid and _carries_mark(p, str(run.path))}
     return sorted(descendants | marked, key=lambda p: p.pid)
 
 
-def kill_run_processes(run: RunDir, *, also: list[psutil.Process] | None = None) -> list[int]:
+def kill_run_processes(
+    run: RunDir, *, also: list[psutil.Process] | None = None, spare: frozenset[int] = frozenset()
+) -> list[int]:
     """SIGKILL every process of the run until none is left. Returns the pids that would not die."""
     deadline = time.monotonic() + KILL_SECONDS
     while True:
-        living = run_processes(run) + [p for p in also or [] if p.is_running() and not _is_zombie(p)]
+        living = run_processes(run, spare=spare) + [
+            p for p in also or [] if p.is_running() and not _is_zombie(p)
+        ]
         if not living or time.monotonic() > deadline:
             return sorted({p.pid for p in living})
         for process in living:
@@ -62,6 +73,21 @@ def kill_unheard_run(run: RunDir, supervisor_pid: int | None) -> None:
         raise RefusedError(
             f"the processes {', '.join(map(str, left))} do not die; they hang in the kernel, see dmesg"
         )
+    _write_last_word(run)
+
+
+def _write_last_word(run: RunDir) -> None:
+    """In the place of a supervisor that was ended: who reads the run later sees that it was no crash."""
+    lock = hold_lock(run.run_lock)
+    try:
+        status = fold_journal(run, load_snapshot(run))
+        if status.state not in FINAL_STATES:
+            reason = "killed on request; its supervisor did not answer and was ended with it"
+            with JournalWriter(run.journal, "daemon", status.attempt) as journal:
+                journal.append(StateChanged("stopped", reason, os.getpid(), status.attempt))
+                journal.sync()
+    finally:
+        os.close(lock)
 
 
 def send_signal(process: psutil.Process, number: signal.Signals) -> None:
@@ -79,13 +105,19 @@ def send_signal(process: psutil.Process, number: signal.Signals) -> None:
             process.send_signal(number)
 
 
-def reap_orphans(agent_pid: int | None) -> None:
-    """Take leave of ended descendants that the kernel handed to us, but not of the agent: its owner waits for it."""
+def reap_orphans(owned: frozenset[int]) -> None:
+    """Take leave of ended descendants that the kernel handed to us, but not of those that an owner waits for."""
     with suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            if ended.si_pid == agent_pid:
+            if ended.si_pid in owned:
                 return
             os.waitpid(ended.si_pid, 0)
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return list(process.children(recursive=True))
+    return []
 
 
 def _is_zombie(process: psutil.Process) -> bool:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer_daemon.contract.events import Finished
+from trainer_daemon.contract.errors import RunFailedError
+from trainer_daemon.contract.events import FailureCause, Finished
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.spec import RuntimeSpec
 from trainer_daemon.supervisor.attempts import AttemptResult
@@ -20,6 +21,8 @@ class Verdict:
 
     state: Literal["completed", "stopped", "failed"] | None
     reason: str
+    cause: FailureCause | None = None
+    """Of a failure."""
     delay_seconds: float = 0.0
 
 
@@ -43,9 +46,10 @@ def judge(
         return Verdict(
             "failed",
             f"the processes {', '.join(map(str, unkillable))} do not die; they hang in the kernel, see dmesg",
+            "unkillable",
         )
     if finished is not None:
-        return Verdict(finished.reason, finished.message)
+        return Verdict(finished.reason, finished.message, finished.cause)
     if stop_reason is not None:
         return Verdict("stopped", f"{stop_reason}; the ranks did not get to save")
 
@@ -59,14 +63,22 @@ def judge(
         cause = (result.error if result else None) or f"the launcher of the ranks {agent_ending}"
         log = run.agent_log
     if root is not None and root.exit_code in HOPELESS_EXIT_CODES:
-        return Verdict("failed", f"{cause}. Log: {log}")
+        return Verdict(
+            "failed",
+            f"{cause}. Log: {log}",
+            "checkpoint" if root.exit_code == RunFailedError.exit_code else "spec",
+        )
     if failures_in_a_row > runtime.max_restarts:
         advice = f"the log is {log}; once mended: llmctl resume {run.name}"
         if runtime.max_restarts == 0:
-            return Verdict("failed", f"{cause}. No restart was allowed; {advice}")
+            return Verdict(
+                "failed", f"{cause}. No restart was allowed; {advice}", "hang" if hang else "rank_exit"
+            )
         times = f"{runtime.max_restarts} restart{'s' if runtime.max_restarts > 1 else ''}"
-        return Verdict("failed", f"{cause}. Given up after {times} without a new checkpoint; {advice}")
+        return Verdict(
+            "failed", f"{cause}. Given up after {times} without a new checkpoint; {advice}", "no_progress"
+        )
     first = runtime.restart_delay_seconds
     delay = min(first * 3 ** (failures_in_a_row - 1), max(first, LONGEST_DELAY_SECONDS))
     reason = f"restart {failures_in_a_row} of {runtime.max_restarts} in {delay:g} s, after {cause}"
-    return Verdict(None, reason, delay)
+    return Verdict(None, reason, delay_seconds=delay)
