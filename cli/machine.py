@@ -99,12 +99,14 @@ def check_device(runtime: "RuntimeSpec") -> None:
 def hardware_here(runtime: "RuntimeSpec") -> "Hardware":
     """What a run with these settings would use."""
     from trainer_daemon.contract.estimate import Hardware
-    from trainer_daemon.contract.hardware import bf16_peak_flops
+    from trainer_daemon.contract.hardware import bf16_peak_flops, computer_memory_bytes
 
     gpus = nvidia_gpus() if runtime.device in ("auto", "cuda") and torch_has_gpus() else []
     if not gpus:
-        return Hardware("mps" if runtime.device == "mps" else "cpu", 1, None)
-    return Hardware(gpus[0].name, len(gpus), bf16_peak_flops(gpus[0].name))
+        on_cpu = runtime.device != "mps"
+        return Hardware("cpu" if on_cpu else "mps", 1, None, computer_memory_bytes() if on_cpu else None)
+    least = min(gpu.memory_bytes for gpu in gpus)
+    return Hardware(gpus[0].name, len(gpus), bf16_peak_flops(gpus[0].name), least)
 
 
 def world_size(runtime: "RuntimeSpec", hardware: "Hardware") -> int:

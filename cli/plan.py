@@ -10,7 +10,7 @@ from cli.printing import count, duration, number, out, out_json, pairs, percent,
 from cli.references import JsonOption
 
 if TYPE_CHECKING:
-    from trainer_daemon.contract.estimate import Hardware, Precision
+    from trainer_daemon.contract.estimate import Hardware, Precision, RankMemory
     from trainer_daemon.contract.scaling import TrainingPlan
     from trainer_daemon.contract.spec import RunSpec
 
@@ -151,7 +151,13 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
     shape, parameters = plan.shape, plan.parameters
     data = describe_data(spec, plan)
     checkpointing = spec.runtime.activation_checkpointing
-    memory = estimate.rank_memory(plan, precision, on_cpu=hardware.is_cpu, checkpointing=checkpointing)
+    portions: TrainingPlan | None = plan
+    if spec.train.micro_batch_size == "auto":
+        portions = estimate.expected_portions(plan, precision, hardware, checkpointing)
+    memory = None
+    if portions:
+        on_cpu = hardware.is_cpu
+        memory = estimate.rank_memory(portions, precision, on_cpu=on_cpu, checkpointing=checkpointing)
     speed = estimate.estimate_speed(plan, hardware, price)
     return {
         "preset": spec.preset,
@@ -161,8 +167,9 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
         "model": asdict(shape),
         "precision": precision,
         "global_batch_tokens": plan.global_batch_tokens,
-        "micro_batch_size": plan.micro_batch_size,
-        "grad_accum_steps": plan.grad_accum_steps,
+        "micro_batch_size": portions and portions.micro_batch_size,
+        "grad_accum_steps": portions and portions.grad_accum_steps,
+        "activation_checkpointing": checkpointing,
         "world_size": plan.world_size,
         "horizon": plan.horizon,
         "total_steps": plan.total_steps,
@@ -171,8 +178,8 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
         "total_flops": plan.total_flops,
         "weight_decay_scaled": plan.weight_decay,
         "learning_rates": asdict(plan.learning_rates),
-        "memory_per_rank_bytes": memory.total,
-        "memory_per_rank": asdict(memory),
+        "memory_per_rank_bytes": memory and memory.total,
+        "memory_per_rank": memory and asdict(memory),
         "checkpoint_bytes": estimate.checkpoint_bytes(shape, precision),
         "checkpoints_at_once": estimate.checkpoints_at_once(spec, plan.total_steps),
         "disk_needed_bytes": estimate.disk_needed_bytes(spec, plan, precision),
@@ -181,6 +188,7 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
             "name": hardware.name,
             "count": hardware.count,
             "peak_flops": hardware.peak_flops,
+            "memory_bytes": hardware.memory_bytes,
             "peak_flops_fp8": listed.fp8 if (listed := find_peak(hardware.name)) else None,
         },
         "estimated": {
@@ -189,8 +197,36 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
             "seconds": speed.seconds,
             "cost": speed.cost,
         },
-        "notes": _notes(spec, plan, hardware, speed, price, data),
+        "notes": [
+            *_memory_notes(spec, hardware, memory),
+            *_notes(spec, plan, hardware, speed, price, data),
+        ],
     }
+
+
+def _memory_notes(spec: "RunSpec", hardware: "Hardware", memory: "RankMemory | None") -> list[str]:
+    """What the figures of the batch and the memory rest on, and whether they fit."""
+    is_auto = spec.train.micro_batch_size == "auto"
+    if memory is None:
+        unknown = f'micro_batch_size: how much memory "{hardware.name}" has is not known, nor then what auto will choose'
+        return [f"{unknown}; name the size, as in 8xA100 80GB, or give a number of rows"]
+    notes = [
+        "memory: exact but for activations, which are what the eager model keeps; torch's own reserve comes on top"
+    ]
+    if is_auto:
+        how = (
+            "estimated, as here"
+            if hardware.is_cpu
+            else "tried out at the start; compiled models keep less than estimated here"
+        )
+        notes.append(f"micro_batch_size: auto, the most rows that fit, is {how}")
+    if hardware.memory_bytes and memory.total > hardware.memory_bytes:
+        notes.append(
+            f"memory: {size(memory.total)} a rank is more than the {size(hardware.memory_bytes)} of one {hardware.name}; "
+            f"try --set runtime.activation_checkpointing=block"
+            + ("" if is_auto else " or train.micro_batch_size=auto")
+        )
+    return notes
 
 
 def _notes(
@@ -208,7 +244,6 @@ def _notes(
     notes = [
         f"parameters: for a vocabulary of {plan.shape.vocab_size}"
         + ("; a small text may give fewer ids" if spec.tokenizer.name == "trained" else ""),
-        "memory: exact but for activations, which are what the eager model keeps; torch's own reserve comes on top",
     ]
     if data["tokens_available"] is None:
         notes.append(
@@ -247,9 +282,28 @@ def _data_row(data: dict[str, Any]) -> list[tuple[str, str]]:
     return [("", f"{count(data['tokens_available'])} tokens to train on, {data['epochs']:.2g} epochs")]
 
 
+def _portions(d: dict[str, Any]) -> str:
+    ranks = f"{d['world_size']} rank{'s' if d['world_size'] > 1 else ''}"
+    if d["micro_batch_size"] is None:
+        return f"{ranks} x as many rows as fit"
+    return f"{ranks} x {d['micro_batch_size']} rows x {d['grad_accum_steps']} accumulated"
+
+
+def _memory_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    memory, checkpointing = d["memory_per_rank"], d["activation_checkpointing"]
+    if memory is None:
+        return [("memory", f"unknown, in {d['precision']}; see the notes")]
+    again = "" if checkpointing == "off" else f", checkpointing {checkpointing}"
+    return [
+        ("memory", f"{size(d['memory_per_rank_bytes'])} a rank in {d['precision']}{again}"),
+        ("", f"weights {size(memory['weights'])}, gradients {size(memory['gradients'])}"),
+        ("", f"optimizer {size(memory['optimizer'])}, activations {size(memory['activations'])}"),
+    ]
+
+
 def plan_table(d: dict[str, Any]) -> str:
     """The plan for people."""
-    p, m, memory, rates = d["parameters"], d["model"], d["memory_per_rank"], d["learning_rates"]
+    p, m, rates = d["parameters"], d["model"], d["learning_rates"]
     estimated, hardware = d["estimated"], d["hardware"]
     windows = "/".join(str(w) for w in dict.fromkeys(m["windows"]))
     rows = [
@@ -260,16 +314,11 @@ def plan_table(d: dict[str, Any]) -> str:
         ("", f"embedding {count(p['embedding'])}, value embedding {count(p['value_embedding'])}"),
         ("horizon", f"{d['total_steps']:,} steps, {count(d['total_tokens'])} tokens (by {d['horizon']})"),
         ("batch", f"{d['global_batch_tokens']:,} tokens"),
-        (
-            "",
-            f"{d['world_size']} rank{'s' if d['world_size'] > 1 else ''} x {d['micro_batch_size']} rows x {d['grad_accum_steps']} accumulated",
-        ),
+        ("", _portions(d)),
         ("computing", f"{d['total_flops']:.3g} FLOPs, {d['flops_per_token']:.3g} a token"),
         ("rates", f"matrix {rates['matrix']:.3g}, embedding {rates['embedding']:.3g}"),
         ("", f"head {rates['unembedding']:.3g}, weight decay {d['weight_decay_scaled']:.3g}"),
-        ("memory", f"{size(d['memory_per_rank_bytes'])} a rank in {d['precision']}"),
-        ("", f"weights {size(memory['weights'])}, gradients {size(memory['gradients'])}"),
-        ("", f"optimizer {size(memory['optimizer'])}, activations {size(memory['activations'])}"),
+        *_memory_rows(d),
         ("disk", f"{size(d['disk_needed_bytes'])}"),
         ("", f"up to {d['checkpoints_at_once']} checkpoints of {size(d['checkpoint_bytes'])}"),
         ("data", d["data"]["source"]),

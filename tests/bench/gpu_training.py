@@ -137,6 +137,7 @@ def measure_or_shrink(spec: RunSpec, vocab_size: int, device: torch.device, step
         try:
             return measure(spec, vocab_size, device, steps)
         except torch.OutOfMemoryError:
+            assert spec.train.micro_batch_size != "auto"
             rows = spec.train.micro_batch_size // 2
             if rows == 0:
                 raise SpecError("not even one row fits into this GPU's memory") from None

@@ -16,6 +16,12 @@ from cli.machine import (
 )
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.estimate import Hardware
+from trainer_daemon.contract.hardware import (
+    DEVICE_GIB,
+    DEVICE_PEAKS,
+    computer_memory_bytes,
+    device_memory_bytes,
+)
 from trainer_daemon.contract.spec import RuntimeSpec
 
 
@@ -65,3 +71,32 @@ def test_cuda_is_refused_by_name_where_torch_or_the_driver_has_none() -> None:
         check_device(RuntimeSpec(device="cuda"))
     with pytest.raises(SpecError, match=r"runtime.attention: fa3 needs an NVIDIA GPU, and .*; use auto"):
         check_device(RuntimeSpec(attention="fa3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [
+        ("NVIDIA H100 80GB HBM3", 80),
+        ("H200", 141),
+        ("A100-SXM4-40GB", 40),
+        ("A100 80 GiB", 80),
+        ("A100", None),
+        ("RTX 4090", 24),
+        ("UnheardOf", None),
+    ],
+)
+def test_a_devices_memory_is_what_its_name_or_the_table_says(name: str, gib: int | None) -> None:
+    assert device_memory_bytes(name) == (gib << 30 if gib else None)
+
+
+def test_a_containers_limit_counts_where_it_is_less_than_the_memory(tmp_path: Path) -> None:
+    meminfo, limit = tmp_path / "meminfo", tmp_path / "memory.max"
+    meminfo.write_text("MemFree: 10 kB\nMemTotal:       2048 kB\n")
+    assert computer_memory_bytes(meminfo, limit) == 2 << 20
+    for said, expected in (("max\n", 2 << 20), (f"{1 << 20}\n", 1 << 20), (f"{1 << 40}\n", 2 << 20)):
+        limit.write_text(said)
+        assert computer_memory_bytes(meminfo, limit) == expected
+
+
+def test_every_device_with_a_memory_is_in_the_table_of_peaks() -> None:
+    assert set(DEVICE_GIB) <= {peak.name for peak in DEVICE_PEAKS}

@@ -1,6 +1,7 @@
 """`plan` says everything before anything starts, and null where it cannot know."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,7 @@ def test_d26_on_eight_h100s_is_what_its_table_says(llmctl: Llmctl) -> None:
         "count": 8,
         "peak_flops": 989e12,
         "peak_flops_fp8": 1979e12,
+        "memory_bytes": 80 << 30,
     }
     estimated = plan["estimated"]
     assert estimated["seconds"] == pytest.approx(plan["total_tokens"] / estimated["tokens_per_second"])
@@ -69,7 +71,13 @@ def test_what_cannot_be_known_is_null_with_a_note(llmctl: Llmctl) -> None:
         "plan", "--on", "2xH1O0", "--price", "3", "--set", "train.micro_batch_size=8", "--json"
     ).json()
     assert plan["estimated"] == {"tokens_per_second": None, "mfu": None, "seconds": None, "cost": None}
-    assert plan["hardware"] == {"name": "H1O0", "count": 2, "peak_flops": None, "peak_flops_fp8": None}
+    assert plan["hardware"] == {
+        "name": "H1O0",
+        "count": 2,
+        "peak_flops": None,
+        "peak_flops_fp8": None,
+        "memory_bytes": None,
+    }
     assert (plan["data"]["tokens_available"], plan["data"]["epochs"]) == (None, None)
     told = "\n".join(plan["notes"])
     assert 'no peak FLOP/s is known for "H1O0"; did you mean "H100"' in told
@@ -123,3 +131,29 @@ def test_presets_are_listed_with_what_they_are_for(llmctl: Llmctl) -> None:
     for preset in listed:
         assert preset["summary"] in llmctl("presets").out
     assert llmctl("presets", "d12", "--json").json()["model"]["depth"] == 12
+
+
+def test_a_plan_chooses_the_most_rows_that_the_named_memory_holds(llmctl: Llmctl) -> None:
+    def planned(on: str, *overrides: str) -> dict[str, Any]:
+        settings = [part for o in ("train.micro_batch_size=auto", *overrides) for part in ("--set", o)]
+        return dict(llmctl("plan", "--preset", "d26", "--on", on, *settings, "--json").json())
+
+    plans = {on: planned(on) for on in ("8xA100 40GB", "8xH100", "8xH200")}
+    assert [p["micro_batch_size"] for p in plans.values()] == [4, 16, 32]
+    for on, plan in plans.items():
+        assert plan["grad_accum_steps"] * plan["micro_batch_size"] == 64, on
+        assert plan["memory_per_rank_bytes"] < 0.9 * plan["hardware"]["memory_bytes"]
+        assert any("tried out" in note for note in plan["notes"])
+
+    lean = planned("8xH100", "runtime.activation_checkpointing=block")
+    assert (lean["micro_batch_size"], lean["grad_accum_steps"]) == (64, 1)  # a rank's whole share
+
+    unknown = planned("8xA100")  # comes with 40 and with 80
+    assert (unknown["micro_batch_size"], unknown["memory_per_rank_bytes"]) == (None, None)
+    assert any("8xA100 80GB" in note for note in unknown["notes"])
+
+
+def test_a_plan_that_does_not_fit_says_so_and_what_to_try(llmctl: Llmctl) -> None:
+    plan = llmctl("plan", "--preset", "d32", "--on", "8xRTX 4090", "--json").json()
+    (note,) = [n for n in plan["notes"] if "more than the" in n]
+    assert "activation_checkpointing=block or train.micro_batch_size=auto" in note

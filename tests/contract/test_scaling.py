@@ -46,6 +46,24 @@ def plan_of(depth: int, *overrides: str, world_size: int = 1) -> TrainingPlan:
     return training_plan(spec, 32768, world_size)
 
 
+def test_a_step_can_be_taken_in_ever_smaller_portions_of_the_same_batch() -> None:
+    spec = build_spec(
+        {
+            "model": {"depth": 2, "aspect_ratio": 16, "head_dim": 16, "sequence_len": 32},
+            "train": {"micro_batch_size": "auto", "global_batch_tokens": 24 * 32, "num_iterations": 1},
+        }
+    )
+    plan = training_plan(spec, 300, 2)
+    assert (plan.micro_batch_size, plan.grad_accum_steps) == (12, 1)
+    halvings = [(p.micro_batch_size, p.grad_accum_steps) for p in plan.halvings()]
+    assert halvings == [(12, 1), (6, 2), (3, 4), (1, 12)]
+    assert {p.global_batch_tokens for p in plan.halvings()} == {24 * 32}
+    with pytest.raises(
+        SpecError, match=r"768 is not a multiple of 160 \(5 ranks x 32 tokens|nearest: 640 or 800"
+    ):
+        training_plan(spec, 300, 5)
+
+
 def agrees(value: float, printed: str) -> bool:
     """Within one unit of the last printed digit: the table's author rounded some figures up."""
     mantissa, _, exponent = printed.partition("e")

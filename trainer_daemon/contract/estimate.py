@@ -11,7 +11,7 @@ from math import ceil, lcm
 from typing import Literal
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.hardware import bf16_peak_flops
+from trainer_daemon.contract.hardware import bf16_peak_flops, device_memory_bytes
 from trainer_daemon.contract.scaling import (
     VALUE_GATE_CHANNELS,
     ModelShape,
@@ -39,6 +39,11 @@ LOSS_ROWS_ON_GPU = 8192
 LOSS_ROWS_ON_CPU = 512
 MUON_WORKING_BYTES = 16
 """Per element of the largest stack of matrices, while it is updated: gradient, update, weights and decay in fp32."""
+
+USABLE_SHARE_OF_A_GPU = 0.9
+"""The rest is for the driver, the libraries' workspaces and fragmentation."""
+USABLE_SHARE_OF_A_COMPUTER = 0.5
+"""Others live there too, and whoever takes too much is killed by the kernel."""
 
 ASSUMED_GPU_MFU = 0.45
 """Reported for models of this kind on 8 x H100 in bf16: 0.41 at depth 12, 0.46 at 18, 0.50 at 24."""
@@ -131,6 +136,44 @@ def rank_memory(
     )
 
 
+def usable_bytes(memory_bytes: int, *, on_cpu: bool) -> int:
+    """What a rank should take of its device's memory, or of its share of the computer's."""
+    return int(memory_bytes * (USABLE_SHARE_OF_A_COMPUTER if on_cpu else USABLE_SHARE_OF_A_GPU))
+
+
+def largest_that_fits(
+    plan: TrainingPlan,
+    precision: Precision,
+    memory_bytes: float,
+    *,
+    on_cpu: bool,
+    checkpointing: ActivationCheckpointing,
+) -> TrainingPlan | None:
+    """The plan in the largest portions whose estimate is within these bytes; None when not even one row is."""
+    for candidate in plan.halvings():
+        memory = rank_memory(candidate, precision, on_cpu=on_cpu, checkpointing=checkpointing)
+        if memory.total <= memory_bytes:
+            return candidate
+    return None
+
+
+def expected_portions(
+    plan: TrainingPlan,
+    precision: Precision,
+    hardware: "Hardware",
+    checkpointing: ActivationCheckpointing,
+) -> TrainingPlan | None:
+    """The plan in the portions that train.micro_batch_size=auto will choose there, as far as the estimate tells: one row
+    where nothing seems to fit. None where the hardware's memory is unknown."""
+    if hardware.memory_bytes is None:
+        return None
+    on_cpu = hardware.is_cpu
+    of_a_rank = hardware.memory_bytes // (plan.world_size if on_cpu else 1)
+    usable = usable_bytes(of_a_rank, on_cpu=on_cpu)
+    found = largest_that_fits(plan, precision, usable, on_cpu=on_cpu, checkpointing=checkpointing)
+    return found or plan.in_portions_of(1)
+
+
 def checkpoints_at_once(spec: RunSpec, total_steps: int) -> int:
     """Most checkpoints on disk at a time: the newest, the best, those kept for good, and the one being written."""
     c = spec.checkpoint
@@ -164,6 +207,8 @@ class Hardware:
     count: int
     peak_flops: float | None
     """bf16 FLOP/s of one device; None where it is unknown."""
+    memory_bytes: int | None = None
+    """Of one device, or of the whole computer for `cpu`; None where it is unknown."""
 
     @property
     def is_cpu(self) -> bool:
@@ -177,7 +222,8 @@ def parse_hardware(text: str) -> Hardware:
         count, name = "1", text
     if not name.strip() or not 1 <= int(count) <= 100_000:
         raise SpecError(f'--on takes COUNTxDEVICE, for example 8xH100; got "{text}"')
-    return Hardware(name.strip(), int(count), bf16_peak_flops(name.strip()))
+    name = name.strip()
+    return Hardware(name, int(count), bf16_peak_flops(name), device_memory_bytes(name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,8 @@ class RunPlanned(Event):
     held_out_rows: int
     bits_per_byte_floor: float | None
     """Entropy floor of the corpus where it is known (generated stories): no model can do better on average."""
+    micro_batch_size: int | None = None
+    """Rows that a rank takes at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ come before the family they belong to.
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -119,6 +120,74 @@ def bf16_peak_flops(device_name: str) -> float | None:
     """Peak of one device, FLOP/s; None where it is not in the table."""
     peak = find_peak(device_name)
     return peak.bf16 if peak else None
+
+
+DEVICE_GIB: dict[str, int] = {
+    "GB300": 288,
+    "B300": 288,
+    "GB200": 192,
+    "B200": 192,
+    "B100": 192,
+    "GH200": 96,
+    "H200 NVL": 141,
+    "H200": 141,
+    "H100 NVL": 94,
+    "H100 PCIe": 80,
+    "H100": 80,
+    "H800 PCIe": 80,
+    "H800": 80,
+    "A40": 48,
+    "A30": 24,
+    "A10G": 24,
+    "A10": 24,
+    "L40S": 48,
+    "L40": 48,
+    "L4": 24,
+    "RTX PRO 6000": 96,
+    "RTX 6000 Ada": 48,
+    "RTX A6000": 48,
+    "RTX 5090": 32,
+    "RTX 5080": 16,
+    "RTX 4090": 24,
+    "RTX 3090 Ti": 24,
+    "RTX 3090": 24,
+    "MI355X": 288,
+    "MI350X": 288,
+    "MI325X": 256,
+    "MI300X": 192,
+    "MI300A": 128,
+    "MI250X": 128,
+    "MI250": 128,
+    "MI210": 64,
+}
+"""Memory of one device in GiB, by its name in DEVICE_PEAKS and from the same sources; what comes in several sizes under
+one name, as A100, is not listed."""
+
+
+def device_memory_bytes(device_name: str) -> int | None:
+    """Memory of one device: the size that its name gives (`A100 40GB`), else the table's; None where neither says."""
+    if size := re.search(r"(\d+) ?gi?b\b", device_name, flags=re.IGNORECASE):
+        return int(size[1]) << 30
+    peak = find_peak(device_name)
+    gib = DEVICE_GIB.get(peak.name) if peak else None
+    return gib << 30 if gib else None
+
+
+def computer_memory_bytes(
+    meminfo: Path = Path("/proc/meminfo"), limit: Path = Path("/sys/fs/cgroup/memory.max")
+) -> int | None:
+    """Main memory that processes started here may fill, a container's limit included; None where nothing says."""
+    try:
+        total = next(x for x in meminfo.read_text().splitlines() if x.startswith("MemTotal:"))
+        there = int(total.split()[1]) << 10
+    except (OSError, StopIteration, ValueError):
+        if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+            return None
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(there, int(limit.read_text()))
+    except (OSError, ValueError):  # no cgroup of its own, or no limit: "max"
+        return there
 
 
 def usable_cores() -> int:

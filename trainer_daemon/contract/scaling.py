@@ -5,7 +5,7 @@ Laws: batch size after Power Lines (arXiv 2505.13738), weight decay at constant 
 learning rates with the square root of the batch; all anchored at depth 12. The anchors are tuned values.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2, sqrt
 from typing import Literal
 
@@ -97,6 +97,25 @@ class TrainingPlan:
     """Muon's weight decay after scaling, before its schedule."""
 
     @property
+    def rows_per_rank(self) -> int:
+        """One rank's share of a step."""
+        return self.micro_batch_size * self.grad_accum_steps
+
+    def in_portions_of(self, rows: int) -> "TrainingPlan":
+        """The same steps with `rows` at a time, which must divide a rank's share."""
+        assert self.rows_per_rank % rows == 0, f"{rows} rows do not divide {self.rows_per_rank}"
+        return replace(self, micro_batch_size=rows, grad_accum_steps=self.rows_per_rank // rows)
+
+    def halvings(self) -> "list[TrainingPlan]":
+        """The same steps in ever smaller portions: a rank's whole share first, then about half of the one before."""
+        rows = share = self.rows_per_rank
+        found = [self.in_portions_of(rows)]
+        while rows > 1:
+            rows = next(r for r in range(rows // 2, 0, -1) if share % r == 0)
+            found.append(self.in_portions_of(rows))
+        return found
+
+    @property
     def total_tokens(self) -> int:
         return self.total_steps * self.global_batch_tokens
 
@@ -164,12 +183,18 @@ def batch_tokens_for(scaling_parameters: int) -> int:
 
 
 def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPlan:
-    """Everything that follows from the spec. Raises SpecError when the batch cannot be split over ranks and rows."""
+    """Everything that follows from the spec. Raises SpecError when the batch cannot be split over ranks and rows.
+
+    With train.micro_batch_size=auto a rank takes its whole share of a step at once, until it is known what fits.
+    """
     shape = model_shape(spec.model, vocab_size)
     parameters = count_parameters(shape)
     flops = flops_per_token(shape)
     batch = spec.train.global_batch_tokens or batch_tokens_for(parameters.scaling)
-    rows, accum = _split_batch(batch, spec.train.micro_batch_size, shape.sequence_len, world_size)
+    asked = spec.train.micro_batch_size
+    rows, accum = _split_batch(batch, 1 if asked == "auto" else asked, shape.sequence_len, world_size)
+    if asked == "auto":
+        rows, accum = rows * accum, 1
     _check_evaluation(spec.eval.tokens, rows, shape.sequence_len, world_size)
 
     train = spec.train

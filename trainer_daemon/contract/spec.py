@@ -169,8 +169,9 @@ class TrainSpec(Section):
     """Total training FLOPs; None: from the next horizon."""
     target_param_data_ratio: float = Field(default=12.0, gt=0, allow_inf_nan=False)
     """Tokens per scaling parameter (matrices + head)."""
-    micro_batch_size: int = Field(default=32, ge=1)
-    """Rows that one rank takes through one forward/backward; fewer where its share of the batch is smaller."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
+    """Rows that one rank takes through one forward/backward; fewer where its share of the batch is smaller. auto: the
+    most that fit on every rank, tried out before training on CUDA, estimated elsewhere; kept by a resumed run."""
     global_batch_tokens: int | None = Field(default=None, ge=2)
     """Tokens of one optimizer step over all ranks; None: from depth."""
     grad_clip_norm: PositiveRate | None = None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.estimate import Precision
 from trainer_daemon.contract.events import (
     AttemptStarted,
     AttentionChosen,
@@ -46,6 +47,7 @@ from trainer_daemon.engine.data.rows import Rows, open_rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.flops import device_peak
 from trainer_daemon.engine.health import Health
+from trainer_daemon.engine.micro_batch import Network, choose_micro_batch
 from trainer_daemon.engine.models.attention import choose_attention
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.models.loss import use_fused_kernel
@@ -247,19 +249,13 @@ def build_job(
     if ranks.device.type == "cpu":
         fuse_loss_or_tell(home, emit)
     plan = training_plan(spec, prepared.tokenizer.vocab_size, ranks.world_size)
-    attention = choose_attention(spec.runtime.attention, ranks.device, dtype, plan.shape.head_dim)
-    emit(AttentionChosen(attention.kernel, attention.why))
-    model = GPT(
-        plan.shape,
-        compute_dtype=dtype,
-        device=ranks.device,
-        recompute=spec.runtime.activation_checkpointing,
-        attention=attention.kernel,
-    )
-    if precision == "fp8" and not model.train_in_fp8(spec.runtime.fp8_recipe):
-        emit(Notice("warning", "fp8: no product of this model is wide enough; it trains in bf16"))
-    model.init_weights(spec.seed)
-    optimizer = build_optimizer(model, plan, spec.optim, ranks)
+    checkpoint, refused = choose_checkpoint(checkpoints, ranks)
+    for reason in refused:
+        emit(Notice("warning", f"resume passed over a checkpoint: {reason}"))
+    saved_rows = load_progress(checkpoint).micro_batch_size if checkpoint else None
+    plan = settle_micro_batch(spec, plan, precision, ranks, emit, saved_rows)
+    network = build_network(spec, plan, precision, ranks, emit)
+    model, optimizer = network.model, network.optimizer
     peak_flops, peak_source = None, "the main rank's to know"
     if ranks.is_main:  # it alone reports, and several probes at once would slow each other
         peak_flops, peak_source = device_peak(ranks.device, dtype, home / "cpu-peaks.json")
@@ -269,6 +265,7 @@ def build_job(
             total_tokens=plan.total_tokens,
             global_batch_tokens=plan.global_batch_tokens,
             grad_accum_steps=plan.grad_accum_steps,
+            micro_batch_size=plan.micro_batch_size,
             vocab_size=prepared.tokenizer.vocab_size,
             parameters=plan.parameters.total,
             scaling_parameters=plan.parameters.scaling,
@@ -304,9 +301,6 @@ def build_job(
         data_fingerprint=prepared.fingerprint,
         parent=None,
     )
-    checkpoint, refused = choose_checkpoint(checkpoints, ranks)
-    for reason in refused:
-        emit(Notice("warning", f"resume passed over a checkpoint: {reason}"))
     progress = Progress()
     if checkpoint:
         if not is_forked_from(checkpoint):
@@ -315,12 +309,7 @@ def build_job(
         progress = load_checkpoint(checkpoint, model, optimizer, ranks)
         emit(Resumed(progress.step, checkpoint.name, progress.min_val_bpb))
 
-    replica: nn.Module = model
-    if mode := compile_mode(spec.runtime, ranks.device):
-        replica = compiled_or_eager(replica, mode, emit)
-    if ranks.world_size > 1:
-        on_gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
-        replica = DistributedDataParallel(replica, device_ids=on_gpu, gradient_as_bucket_view=True)
+    progress.micro_batch_size = plan.micro_batch_size
     loss_scale = (progress.loss_scale or LossScale()) if precision == "fp16" else None
     if checkpoint:  # last, since building a replica may draw random numbers
         restore_generators(checkpoint, ranks)
@@ -333,7 +322,7 @@ def build_job(
         commands=commands,
         terminated=terminated,
         model=model,
-        replica=replica,
+        replica=network.replica,
         gradients=Gradients(model.parameters(), clip_norm=spec.train.grad_clip_norm, loss_scale=loss_scale),
         optimizer=optimizer,
         tokenizer=prepared.tokenizer,
@@ -351,6 +340,62 @@ def build_job(
         pace=Pace(),
         saved_step=progress.step if checkpoint else None,
     )
+
+
+def settle_micro_batch(
+    spec: RunSpec,
+    plan: TrainingPlan,
+    precision: Precision,
+    ranks: Ranks,
+    emit: Emit,
+    saved_rows: int | None,
+) -> TrainingPlan:
+    """The plan in portions that fit, where the spec leaves that to the machine. All ranks.
+
+    A resumed run keeps the rows of its checkpoint where they still divide a rank's share: other portions round sums
+    otherwise. Raises SpecError when not even one row fits.
+    """
+    if spec.train.micro_batch_size != "auto":
+        return plan
+    if saved_rows and plan.rows_per_rank % saved_rows == 0:
+        return plan.in_portions_of(saved_rows)
+    choice = choose_micro_batch(
+        plan,
+        precision,
+        spec.runtime.activation_checkpointing,
+        ranks,
+        build=lambda trial: build_network(spec, trial, precision, ranks, lambda _: None),
+    )
+    rows, times = choice.plan.micro_batch_size, choice.plan.grad_accum_steps
+    emit(Notice("info", f"micro-batch: {rows} rows, {times} a step, are the most that fit: {choice.why}"))
+    return choice.plan
+
+
+def build_network(
+    spec: RunSpec, plan: TrainingPlan, precision: Precision, ranks: Ranks, emit: Emit
+) -> Network:
+    """A fresh model, its optimizer, and the model as it is trained. All ranks."""
+    dtype = COMPUTE_DTYPES[precision]
+    attention = choose_attention(spec.runtime.attention, ranks.device, dtype, plan.shape.head_dim)
+    emit(AttentionChosen(attention.kernel, attention.why))
+    model = GPT(
+        plan.shape,
+        compute_dtype=dtype,
+        device=ranks.device,
+        recompute=spec.runtime.activation_checkpointing,
+        attention=attention.kernel,
+    )
+    if precision == "fp8" and not model.train_in_fp8(spec.runtime.fp8_recipe):
+        emit(Notice("warning", "fp8: no product of this model is wide enough; it trains in bf16"))
+    model.init_weights(spec.seed)
+    optimizer = build_optimizer(model, plan, spec.optim, ranks)  # it moves the parameters, so it comes first
+    replica: nn.Module = model
+    if mode := compile_mode(spec.runtime, ranks.device):
+        replica = compiled_or_eager(replica, mode, emit)
+    if ranks.world_size > 1:
+        on_gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
+        replica = DistributedDataParallel(replica, device_ids=on_gpu, gradient_as_bucket_view=True)
+    return Network(model, replica, optimizer)
 
 
 def load_checkpoint(checkpoint: Path, model: GPT, optimizer: MuonAdamW, ranks: Ranks) -> Progress:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from trainer_daemon.contract.hardware import computer_memory_bytes
+
 PROCESS_STATUS = Path("/proc/self/status")
 
 
@@ -25,6 +27,17 @@ def memory_use(device: torch.device) -> MemoryUse:
     if device.type == "mps":
         return MemoryUse(torch.mps.current_allocated_memory(), None)
     return process_memory()
+
+
+def memory_of_a_rank(device: torch.device, ranks_here: int) -> int | None:
+    """Bytes of the device, or this rank's share of the computer's memory. The same at every start on one machine, so
+    that what is decided from it is too; None where the platform does not say."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    there = computer_memory_bytes()
+    return there // ranks_here if there else None
 
 
 def forget_peak(device: torch.device) -> None:

@@ -50,6 +50,14 @@ class Ranks:
         dist.all_reduce(tensor)
         return tensor.tolist()
 
+    def maximum(self, value: float) -> float:
+        """The largest over all ranks."""
+        if self.world_size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor.item()
+
     def all_ok(self, ok: bool) -> bool:
         """True on every rank when it is True on each."""
         return self.sum(0.0 if ok else 1.0)[0] == 0
@@ -146,5 +154,9 @@ def threads_per_rank(runtime: RuntimeSpec, device: torch.device, world_size: int
         return int(chosen)
     if device.type != "cpu":
         return 1
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
-    return max(1, usable_cores() // local_ranks)
+    return max(1, usable_cores() // ranks_on_this_machine(world_size))
+
+
+def ranks_on_this_machine(world_size: int) -> int:
+    """As the launcher says; else all of them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))

@@ -94,6 +94,7 @@ def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") ->
     from trainer_daemon.engine.duties import finish_save
     from trainer_daemon.engine.job import Commands, StoppedBeforeTrainingError, build_job
     from trainer_daemon.engine.loop import train
+    from trainer_daemon.engine.micro_batch import out_of_memory_told
     from trainer_daemon.engine.ranks import join_ranks
 
     spec = present_spec(run)
@@ -129,7 +130,8 @@ def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") ->
             finished = Finished("stopped", 0, "stopped before training began; there was nothing to save")
         else:
             try:
-                finished = train(job)
+                with out_of_memory_told(ranks, job.plan):
+                    finished = train(job)
             finally:
                 finish_save(job)
         while late := commands.next():

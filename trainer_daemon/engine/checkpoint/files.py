@@ -46,6 +46,8 @@ class Progress:
     min_val_bpb: float | None = None
     loss_scale: LossScale | None = None
     """In fp16."""
+    micro_batch_size: int | None = None
+    """Rows that a rank took at a time."""
     usual_loss_nats: list[float] = field(default_factory=list)
     """Losses of the last sound steps, oldest first: what counts as a spike follows from them."""
     usual_grad_norm: list[float] = field(default_factory=list)
