@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from trainer_daemon.contract.journal import Record, read_all
+from trainer_daemon.contract.history import read_history
+from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.status import RunStatus, observe
 
@@ -80,11 +81,11 @@ class Watch(threading.Thread):
             self.failure = e
 
     def _read_history(self) -> dict[str, int]:
-        """What the journal holds already, in the order of time: a feed gives a long history stream by stream, and a run that
+        """What the journal holds already, of long runs a thinned part, in the order of time: a feed gives a long history stream by stream, and a run that
         failed and was resumed would end with its old error. Returns the newest sequence number of each stream."""
         cursors: dict[str, int] = {}
         batch: list[Record] = []
-        for record in read_all(self.run_folder.journal):
+        for record in read_history(self.run_folder.journal):
             cursors[record.stream] = record.seq
             batch.append(record)
             if len(batch) == HISTORY_BATCH:

@@ -1,5 +1,5 @@
-"""What one run has reported, as columns that only grow: history is kept whole (100k steps of 20 metrics are 16 MB), so every
-zoom is exact. Rows of one kind of event share their x columns; a metric absent from a row is NaN, which a chart draws as a
+"""What one run has reported, as columns that only grow: what comes is kept whole (100k steps of 20 metrics are 16 MB), so
+every zoom shows all there is. Rows of one kind of event share their x columns; a metric absent from a row is NaN, which a chart draws as a
 gap. A rollback cuts the rows after a step out into a ghost, so the abandoned branch stays visible. Numbers only: no drawing,
 no run folder, no threads."""
 

@@ -86,6 +86,10 @@ def from_fields(kind: str, values: dict[str, Any]) -> Event | None:
     if cls is None:
         return None
     try:
+        return cls(*[values[name] for name in cls.__dataclass_fields__])
+    except KeyError:  # an older version did not have them all; those with a default do without
+        pass
+    try:
         return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
     except (
         TypeError

@@ -18,8 +18,9 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,19 +78,37 @@ def decode_line(line: bytes, stream: Stream) -> Record | None:
     payload = _checked_payload(line)
     if payload is None:
         return None
+    parse, unreadable = _parser()
     try:
-        values = json.loads(payload + b"}")
+        values = parse(payload + b"}")
+        kind = values["kind"]
         return Record(
-            stream=stream,
-            seq=values["seq"],
-            wall=values["wall"],
-            mono=values["mono"],
-            attempt=values["attempt"],
-            kind=values["kind"],
-            event=from_fields(values["kind"], values),
+            stream,
+            values["seq"],
+            values["wall"],
+            values["mono"],
+            values["attempt"],
+            kind,
+            from_fields(kind, values),
         )
-    except (ValueError, KeyError, TypeError):
+    except unreadable:
         return None
+
+
+@cache
+def _parser() -> tuple[Callable[[bytes], Any], tuple[type[Exception], ...]]:
+    """What reads JSON, and what it and a look into its result may raise."""
+    wrong = (ValueError, KeyError, TypeError)
+    try:  # seven times as fast on a line of a step: 5 us against 34
+        import msgspec
+    except ImportError:  # a rank on an image that has torch and little else; it reads few lines
+        return json.loads, wrong
+    return msgspec.json.decode, (*wrong, msgspec.MsgspecError)
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line is what was written; a tenth of the work of reading it."""
+    return _checked_payload(line) is not None
 
 
 def _checked_payload(line: bytes) -> bytes | None:
@@ -329,15 +348,22 @@ def _last_whole_line(path: Path) -> tuple[bytes | None, int]:
     return last, end
 
 
+def read_stream(folder: Path, stream: Stream, after_seq: int = 0) -> Iterator[Record]:
+    """Every record of one stream behind `after_seq`."""
+    with JournalReader(folder, stream, after_seq) as reader:
+        while batch := reader.poll():
+            yield from (record for record, _ in batch)
+
+
 def read_all(folder: Path, after: dict[str, int] | None = None) -> Iterator[Record]:
     """Every record of all streams of a run, ordered by wall time between streams and by sequence within one.
 
     `after`: per stream, the sequence number to begin behind.
     """
 
-    def records(stream: Stream) -> Iterator[Record]:
-        with JournalReader(folder, stream, (after or {}).get(stream, 0)) as reader:
-            while batch := reader.poll():
-                yield from (record for record, _ in batch)
+    yield from in_order_of_time(read_stream(folder, s, (after or {}).get(s, 0)) for s in STREAMS)
 
-    yield from heapq.merge(*(records(s) for s in STREAMS), key=lambda r: r.wall)
+
+def in_order_of_time(streams: Iterable[Iterator[Record]]) -> Iterator[Record]:
+    """Streams merged by wall time, each in its own order."""
+    yield from heapq.merge(*streams, key=lambda record: record.wall)

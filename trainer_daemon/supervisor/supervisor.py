@@ -34,6 +34,7 @@ from trainer_daemon.contract.events import (
     State,
     StateChanged,
 )
+from trainer_daemon.contract.history import thin_full_segments
 from trainer_daemon.contract.journal import STREAMS, JournalReader, JournalWriter, Record, Stream
 from trainer_daemon.contract.rundir import RunDir, write_json
 from trainer_daemon.contract.settings import change_settings, present_spec
@@ -288,6 +289,8 @@ class Supervisor:
         if self._agent is not None and self._ladder_since is None:
             self._look_for_hang(self._agent)
         self._port.heartbeat(self._status.cursors)
+        with suppress(OSError):  # a disk that is full costs those who come late some seconds
+            thin_full_segments(self._run.journal)
         self._store()
 
     def _look_for_hang(self, agent: Agent) -> None:

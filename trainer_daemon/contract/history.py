@@ -1,0 +1,114 @@
+"""The history of a long run, thinned: what a screen can show of a million steps, read in a second or two.
+
+A segment of the journal that is full does not change any more. Beside it lies, once someone made it, `history/` with
+the same lines but for most of the steps: of every 64 the last one and the one with the highest loss, so that no spike is
+lost. The segment being written is read whole. The journal stays the truth: a thinned segment that is missing or damaged
+is made again, and where it cannot be written the whole one is read.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from trainer_daemon.contract.journal import (
+    STREAMS,
+    Record,
+    decode_line,
+    in_order_of_time,
+    is_whole,
+    read_stream,
+    segments,
+)
+from trainer_daemon.contract.rundir import write_durably
+
+STEPS_PER_GROUP = 64
+"""Of so many steps in a row two are kept."""
+STEP_MARK = b'"kind":"train_step"'
+LOSS = re.compile(rb'"loss_nats":([-+.e0-9]+|null)')
+
+
+def read_history(journal: Path) -> Iterator[Record]:
+    """The records of all streams in order of time, full segments of `train` thinned. The last record of each stream is
+    always among them, so a watcher may go on behind it."""
+    yield from in_order_of_time(
+        _read_train(journal) if stream == "train" else read_stream(journal, stream) for stream in STREAMS
+    )
+
+
+def thin_full_segments(journal: Path) -> None:
+    """Thin whatever full segment was not yet: a third of a second for each. Raises OSError on a full disk."""
+    for segment in segments(journal, "train")[:-1]:
+        if not _thinned_path(segment).exists():
+            _thin(segment)
+
+
+def _read_train(journal: Path) -> Iterator[Record]:
+    last_seq = 0
+    for segment in segments(journal, "train")[:-1]:
+        for record in _thinned_records(segment):
+            last_seq = record.seq
+            yield record
+    yield from read_stream(journal, "train", last_seq)
+
+
+def _thinned_path(segment: Path) -> Path:
+    return segment.parent / "history" / segment.name
+
+
+def _thinned_records(segment: Path) -> list[Record]:
+    """The records kept of a full segment, thinned now when it was not before."""
+    with suppress(OSError):
+        kept = _decoded(_thinned_path(segment).read_bytes().splitlines(keepends=True))
+        if kept is not None:
+            return kept
+    return [r for line in _thin(segment) if (r := decode_line(line, "train")) is not None]
+
+
+def _decoded(lines: Iterable[bytes]) -> list[Record] | None:
+    """None when one is damaged."""
+    records = [decode_line(line, "train") for line in lines]
+    whole = [record for record in records if record is not None]
+    return whole if whole and len(whole) == len(records) else None
+
+
+def _thin(segment: Path) -> list[bytes]:
+    """Keep and store the lines of a full segment that tell its course. Damaged ones are left out."""
+    with segment.open("rb") as file:
+        kept = thinned(line for line in file if is_whole(line))
+    path = _thinned_path(segment)
+    with suppress(OSError):  # a full disk, or someone else's run: it is read whole another time, too
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, b"".join(kept))
+    return kept
+
+
+def thinned(lines: Iterable[bytes]) -> list[bytes]:
+    """All lines but steps, and of each group of steps the last and the one with the highest loss, in their order."""
+    kept: list[bytes] = []
+    group: list[bytes] = []
+    for line in lines:
+        if STEP_MARK in line:
+            group.append(line)
+            if len(group) < STEPS_PER_GROUP:
+                continue
+        kept += _course_of(group)
+        group = []
+        if STEP_MARK not in line:
+            kept.append(line)
+    return kept + _course_of(group)
+
+
+def _course_of(steps: list[bytes]) -> list[bytes]:
+    """The step with the highest loss, one that is not finite above all, and the last one."""
+    if not steps:
+        return []
+    highest = max(range(len(steps)), key=lambda i: _loss(steps[i]))
+    return [steps[i] for i in sorted({highest, len(steps) - 1})]
+
+
+def _loss(line: bytes) -> float:
+    found = LOSS.search(line)
+    if found is None:
+        return float("-inf")
+    return float("inf") if found[1] == b"null" else float(found[1])
