@@ -1,7 +1,8 @@
 """A rank without torch, as a real process: it holds the lock, writes the journal and obeys commands as a rank does.
 
 FAULT, in the environment, makes it misbehave: `exit2` (a spec error), `crash` (an exception after each third step),
-`deaf` (ignores stop and SIGTERM), `full` (cannot save at a stop), `orphan` (leaves a child of its own behind), `sleepy` (does not start to step).
+`deaf` (ignores stop and SIGTERM), `full` (cannot save at a stop), `orphan` (leaves a child of its own behind), `sleepy` (does not start to step),
+`flood` (prints 400 MB before its first step).
 """
 
 import ctypes
@@ -111,6 +112,11 @@ def main() -> int:
     step = int(checkpoints[-1].name[5:]) if checkpoints else 0
     if step:
         journal.append(event("resumed", step=step, checkpoint=f"step-{step}", min_val_bpb=None))
+
+    if fault == "flood":  # within one step, where no rank turns its file over
+        line = b"x" * 1023 + b"\n"
+        for _ in range(400 * 1024):
+            os.write(1, line)
 
     def save() -> None:
         (run.checkpoints / f"step-{step}").touch()

@@ -1,4 +1,5 @@
 import os
+import select
 import signal
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from trainer_daemon.contract.events import (
     Command,
     CommandDone,
     Finished,
+    Notice,
     RankExited,
     Resumed,
     Stalled,
@@ -418,3 +420,19 @@ def test_a_run_that_goes_wrong_slowly_is_told_so(daemons: Daemons, monkeypatch: 
     wait_until_over(run, daemons.pid)
     assert [(e.name, e.step) for e in events(run, Alert)] == [("loss_stuck", 160)]
     assert "ln V" in str(observe(run).alert)
+
+
+@pytest.mark.fault
+def test_a_flood_of_output_is_held_to_its_bound_and_told(
+    daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fault 50, the disk's half: 400 MB printed within one step."""
+    monkeypatch.setenv("FAULT", "flood")
+    run = daemons.start(steps=3)
+    largest = 0
+    while run.supervisor_is_alive():
+        largest = max(largest, sum(p.stat().st_size for p in run.logs.iterdir()))
+        select.select([], [], [], 0.02)
+    assert observe(run).state == "completed"
+    assert largest <= 320e6
+    assert ["rank-0.log grew" in e.text for e in events(run, Notice)] == [True]

@@ -137,15 +137,15 @@ class RunDir:
     def read_log(self, source: str, offset: int) -> tuple[str, int, int]:
         """Part of a log: (text, offset of what follows it, size of the file).
 
-        `source` is rank-K, agent or supervisor. A negative offset counts from the end. A log that is not there yet is
-        empty. Raises NotFoundError for another source.
+        `source` is rank-K, agent or supervisor. A negative offset counts from the end; one beyond it means that the file
+        was begun anew, which is then read from its start. A log that is not there yet is empty. Raises NotFoundError for another source.
         """
         if not LOG_PATTERN.fullmatch(source):
             raise NotFoundError(f'"{source}" is no log; there are: supervisor, agent, rank-0, rank-1, …')
         try:
             with (self.logs / f"{source}.log").open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                start = max(0, size + offset) if offset < 0 else min(offset, size)
+                start = max(0, size + offset) if offset < 0 else offset if offset <= size else 0
                 file.seek(start)
                 data = file.read(LOG_PART_BYTES)
         except FileNotFoundError:

@@ -18,6 +18,7 @@ from pathlib import Path
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import Command, CommandDone, Event, Finished
 from trainer_daemon.contract.journal import JournalReader, JournalWriter
+from trainer_daemon.contract.output import OwnOutput
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
 from trainer_daemon.contract.rundir import STACKS_SIGNAL, RunDir, begins_with, hold_lock, home, write_json
 from trainer_daemon.contract.settings import present_spec
@@ -67,15 +68,16 @@ def main(arguments: list[str]) -> int:
     run = RunDir(Path(arguments[0]).absolute())
     rank = int(os.environ.get("RANK", "0"))
     launched_by_agent = "LLMCTL_ATTEMPT" in os.environ
+    output: OwnOutput | None = None  # another launcher has a place for it
     attempt = int(os.environ.get("LLMCTL_ATTEMPT", "1"))
     if launched_by_agent:
         die_with_parent(int(os.environ["LLMCTL_AGENT_PID"]))
-        append_output_to(run.rank_log(rank))
+        output = OwnOutput(run.rank_log(rank))
     tell_stacks(run.rank_stacks(attempt, rank))
     terminated = SignalFlag(signal.SIGTERM, signal.SIGUSR1)
     lock = hold_lock(run.ranks_lock, shared=True)
     try:
-        finished = train_run(run, rank, attempt, terminated)
+        finished = train_run(run, rank, attempt, terminated, output)
     except BaseException as e:
         record_error(run.attempt(attempt), rank, e)
         if isinstance(e, LlmctlError):
@@ -88,7 +90,9 @@ def main(arguments: list[str]) -> int:
     return 0 if finished.reason != "failed" else 4
 
 
-def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") -> Finished:
+def train_run(
+    run: RunDir, rank: int, attempt: int, terminated: "SignalFlag", output: OwnOutput | None
+) -> Finished:
     """Build and train; the main rank's last act is the journal's `Finished`."""
     from trainer_daemon.engine.allocator import keep_freed_memory
     from trainer_daemon.engine.duties import finish_save
@@ -105,6 +109,8 @@ def train_run(run: RunDir, rank: int, attempt: int, terminated: "SignalFlag") ->
     def emit(event: Event) -> None:
         if journal is not None:
             journal.append(event)
+        if output is not None:  # every rank passes here at every step
+            output.turn_over_if_large()
 
     ranks = join_ranks(spec.runtime)
     if ranks.device.type == "cpu":
@@ -182,17 +188,6 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the kernel knew of our wish
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def append_output_to(log: Path) -> None:
-    """Send stdout and stderr to a file of our own: a pipe would break with its reader and take the training along."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
 
 
 def tell_stacks(file: Path) -> None:

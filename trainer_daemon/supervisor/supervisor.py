@@ -36,6 +36,7 @@ from trainer_daemon.contract.events import (
 )
 from trainer_daemon.contract.history import thin_full_segments
 from trainer_daemon.contract.journal import STREAMS, JournalReader, JournalWriter, Record, Stream
+from trainer_daemon.contract.output import CUT_BYTES, cut_outgrown
 from trainer_daemon.contract.rundir import RunDir, write_json
 from trainer_daemon.contract.settings import change_settings, present_spec
 from trainer_daemon.contract.spec import flat_values
@@ -179,6 +180,7 @@ class Supervisor:
         """Why this supervisor killed the ranks, when it took them to hang."""
         self._stored_cursors: dict[str, int] = {}
         self._diagnosis = Diagnosis()
+        self._cut_logs: set[str] = set()
         self._deliveries = Deliveries(
             self._spec.alerts, run, lambda text: self._emit(Notice("warning", text))
         )
@@ -288,10 +290,18 @@ class Supervisor:
         self._port.stay_reachable()
         if self._agent is not None and self._ladder_since is None:
             self._look_for_hang(self._agent)
+        self._bound_logs()
         self._port.heartbeat(self._status.cursors)
         with suppress(OSError):  # a disk that is full costs those who come late some seconds
             thin_full_segments(self._run.journal)
         self._store()
+
+    def _bound_logs(self) -> None:
+        for name in cut_outgrown(self._run.logs):
+            if name not in self._cut_logs:  # once: a flood would fill the journal, too
+                self._cut_logs.add(name)
+                text = f"{name} grew by {CUT_BYTES >> 20} MB between two steps; what was in it is lost"
+                self._emit(Notice("warning", text))
 
     def _look_for_hang(self, agent: Agent) -> None:
         """Silent for too long: tell once, with the stacks of all ranks. For twice as long: kill them, to start again."""
