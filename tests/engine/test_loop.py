@@ -80,17 +80,18 @@ def test_a_run_reports_its_plan_every_step_and_its_end(home: Path, tmp_path: Pat
     assert [c.val_bpb is not None for c in store.list_checkpoints(tmp_path)] == [False, False, True]
 
 
-@pytest.mark.parametrize("stop_step", [1, 5, 7, 11])
+@pytest.mark.parametrize(("stop_step", "precision"), [(1, "fp32"), (5, "fp32"), (7, "bf16"), (11, "bf16")])
 def test_a_resumed_run_repeats_the_losses_of_an_uninterrupted_one_bit_for_bit(
-    home: Path, tmp_path: Path, stop_step: int
+    home: Path, tmp_path: Path, stop_step: int, precision: str
 ) -> None:
+    spec = tiny_spec(f"runtime.precision={precision}")
     whole = Recorder()
-    _, uninterrupted = run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
+    _, uninterrupted = run_tiny(spec, home, whole, tmp_path / "whole")
 
     first, second = stop_at(stop_step), Recorder()
-    finished, _ = run_tiny(tiny_spec(), home, first, tmp_path / "parts")
+    finished, _ = run_tiny(spec, home, first, tmp_path / "parts")
     assert (finished.reason, finished.step) == ("stopped", stop_step)
-    finished, resumed = run_tiny(tiny_spec(), home, second, tmp_path / "parts")
+    finished, resumed = run_tiny(spec, home, second, tmp_path / "parts")
 
     assert finished.reason == "completed"
     assert [e.step for e in second.of(Resumed)] == [stop_step]

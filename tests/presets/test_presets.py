@@ -99,6 +99,8 @@ def test_the_older_recipe_differs_from_the_newer_in_what_was_tuned_since_and_not
         "data.source": "fineweb-edu",
         "optim.unembedding_lr": 0.004,
         "optim.weight_decay": 0.2,
+        # one pair for tables and head; the lambdas keep theirs
+        **{f"optim.{group}_betas": [0.8, 0.95] for group in ("embedding", "value_embedding", "unembedding")},
         "schedule.warmup_steps": 0,
         "schedule.warmdown_ratio": 0.5,
         "schedule.final_lr_frac": 0.0,
