@@ -17,6 +17,7 @@ from textual.screen import Screen
 from trainer_daemon.contract.errors import LlmctlError
 from tui.ink import THEMES
 from tui.screen_diff import DiffedApp
+from tui.settings import DEFAULT_THEME, Settings, load_settings, remember_theme
 from tui.terminal import given_back, is_remote
 from tui.widgets.lines import Lines
 
@@ -39,15 +40,19 @@ class Cockpit(DiffedApp[None]):
         Binding("ctrl+c", "detach", "detach", id="app.leave", show=False, priority=True),
     ]
 
-    def __init__(self, run: RunDir | None, open_feed: FeedOpener | None = None) -> None:
+    def __init__(
+        self, run: RunDir | None, open_feed: FeedOpener | None = None, settings: Settings | None = None
+    ) -> None:
         """`run`: the one to show first; None opens the list of runs. `open_feed`: where its records come from."""
         super().__init__()
+        self.settings = settings or Settings()
         self._first_run = run
         self._open_feed = open_feed
         self._running_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = THEMES[0].name
+        self.theme = self.settings.theme if self.settings.theme in self.available_themes else DEFAULT_THEME
+        self.set_keymap(self.settings.keys)
         if is_remote():
             self.animation_level = "none"
 
@@ -58,6 +63,7 @@ class Cockpit(DiffedApp[None]):
     def on_mount(self) -> None:
         super().on_mount()
         self._running_loop = asyncio.get_running_loop()
+        self.theme_changed_signal.subscribe(self, lambda theme: self._remember(theme.name))
         self.call_after_refresh(self._load)
 
     @work(thread=True, group="load")
@@ -65,8 +71,14 @@ class Cockpit(DiffedApp[None]):
         from tui.feed import open_link
         from tui.screens.cockpit import CockpitScreen
 
-        screen = CockpitScreen(self._first_run, self._open_feed or open_link)
+        screen = CockpitScreen(self._first_run, self._open_feed or open_link, self.settings)
         self.call_from_thread(self.push_screen, screen)
+
+    def _remember(self, theme: str) -> None:
+        try:
+            remember_theme(theme)
+        except OSError as e:
+            self.notify(f"the theme could not be kept: {e}", severity="warning", markup=False)
 
     def action_detach(self) -> None:
         self.exit()
@@ -88,14 +100,14 @@ class Cockpit(DiffedApp[None]):
 def run_cockpit(run: RunDir | None = None) -> None:
     """Show a run until the reader detaches; without one, the list of runs. The terminal is given back whatever happens.
 
-    Raises LlmctlError where there is no terminal.
+    Raises LlmctlError where there is no terminal, SpecError for settings that make no sense.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         name = run.name if run else "RUN"
         raise LlmctlError(f"the cockpit needs a terminal; without one, use: llmctl status {name} --json")
-    app = Cockpit(run)
+    settings = load_settings()
+    app = Cockpit(run, settings=settings)
     with given_back(app.end_soon):
-        # without the mouse, the terminal's own selection works, and a dropped ssh leaves nothing behind
-        app.run(mouse=False)
+        app.run(mouse=settings.mouse)
     if app.return_code:
         sys.exit(app.return_code)  # Textual has shown the traceback

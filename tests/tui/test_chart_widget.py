@@ -6,10 +6,13 @@ from functools import wraps
 from typing import ParamSpec
 
 import numpy as np
+import pytest
 from textual.app import App, ComposeResult
+from textual.events import MouseScrollUp
 from textual.geometry import Region
 from textual.widget import Widget
 
+from tui.chart.draw import GUTTER
 from tui.chart.figure import Figure, Series
 from tui.chart.view import SMOOTHING_DECAYS, View
 from tui.chart.widget import Chart
@@ -190,3 +193,53 @@ async def test_focus_and_theme_show_at_once() -> None:
 def test_every_key_can_be_rebound_and_explained() -> None:
     bindings = list(Chart.BINDINGS)
     assert all(not isinstance(binding, tuple) and binding.id and binding.tooltip for binding in bindings)
+
+
+@in_event_loop
+async def test_the_y_axis_is_zoomed_and_moved_by_keys_and_fits_again() -> None:
+    app = OneChart()
+    async with app.run_test(size=(60, 16)) as pilot:
+        app.chart.focus()
+        bounds = app.chart._bounds
+        assert bounds is not None
+        low, high = bounds.y
+        await pilot.press("K")
+        assert app.view().y == pytest.approx((low + 0.15 * (high - low), high - 0.15 * (high - low)))
+        await pilot.press("up")
+        assert app.view().y == pytest.approx((low + 0.22 * (high - low), high - 0.08 * (high - low)))
+        assert "zoom" in app.rows()[0]
+        await pilot.press("z")
+        assert app.view().y is None
+
+
+@in_event_loop
+async def test_values_are_measured_from_an_anchor() -> None:
+    app = OneChart()
+    async with app.run_test(size=(90, 16)) as pilot:
+        app.chart.focus()
+        await pilot.press("c", "m", *["left"] * 20)
+        view = app.view()
+        assert view.cursor is not None
+        assert view.anchor is not None
+        assert view.cursor < view.anchor
+        assert app.rows()[0].count("Δ") == 2
+        await pilot.press("m")
+        assert app.view().anchor is None
+
+
+@in_event_loop
+async def test_the_wheel_zooms_about_the_pointer_and_a_click_reads_off() -> None:
+    app = OneChart()
+    async with app.run_test(size=(60, 16)) as pilot:
+        app.chart.focus()
+        before = app.chart._bounds
+        assert before is not None
+        await pilot._post_mouse_events([MouseScrollUp], app.chart, offset=(GUTTER + 13, 5), button=0)
+        after = app.chart._bounds
+        assert after is not None
+        assert after.x_span == pytest.approx(0.7 * before.x_span)
+        pointed = app.chart._place_of(GUTTER + 13)
+        assert pointed == pytest.approx(before.x[0] + 13.5 / 52 * before.x_span, rel=0.02)
+        assert app.view().cursor is None
+        await pilot.click(app.chart, offset=(GUTTER + 13, 5))
+        assert app.view().cursor == pytest.approx(pointed)

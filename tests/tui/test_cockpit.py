@@ -43,8 +43,15 @@ async def until(pilot: Pilot[None], is_true: Callable[[], object], seconds: floa
     """Let the app go on until something holds."""
     deadline = time.monotonic() + seconds
     while not is_true():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, f"it did not come to pass; {what_is_there(pilot)}"
         await pilot.pause(0.01)
+
+
+def what_is_there(pilot: Pilot[None]) -> str:
+    """For whoever reads a failure."""
+    screen = pilot.app.screen
+    shown = "\n".join(strip.text for strip in screen._compositor.render_strips())
+    return f"{screen} with the focus on {screen.focused}:\n{shown}"
 
 
 async def opened(pilot: Pilot[None]) -> CockpitScreen:
@@ -399,7 +406,9 @@ async def test_without_a_run_the_list_opens_and_enter_chooses_one(runs: Runs) ->
         await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
         screen = pilot.app.screen
         assert isinstance(screen, CockpitScreen)
-        await until(pilot, lambda: screen.query_one("#runs-table", DataTable).row_count == 2)
+        await until(
+            pilot, lambda: [t for t in screen.query("#runs-table").results(DataTable) if t.row_count == 2]
+        )
         await pilot.press("down", "enter")
         await until(pilot, lambda: "80/80" in words(screen))
         assert shown(screen) == "charts"

@@ -164,12 +164,14 @@ def _line_layers(
 
 
 def _cursor_layers(view: View, bounds: Bounds, shape: tuple[int, int], palette: Palette) -> list[Layer]:
-    column = None if view.cursor is None else _pixel(view.cursor, bounds, shape[1])
-    if column is None:
-        return []
-    dots = np.zeros(shape, dtype=bool)
-    dots[:, column] = True
-    return [Layer(Depth.CURSOR, dots, palette.cursor)]
+    layers = []
+    for place, spacing in ((view.anchor, 2), (view.cursor, 1)):
+        column = None if place is None else _pixel(place, bounds, shape[1])
+        if column is not None:
+            dots = np.zeros(shape, dtype=bool)
+            dots[::spacing, column] = True
+            layers.append(Layer(Depth.CURSOR, dots, palette.cursor))
+    return layers
 
 
 def _pixel(x: float, bounds: Bounds, pixels: int) -> int | None:
@@ -286,12 +288,20 @@ def _x_labels(figure: Figure, view: View, x_bounds: Span, plot_width: int) -> st
 def _title_row(figure: Figure, view: View, width: int, palette: Palette, symbols: Symbols) -> Row:
     """Title, crosshair position, every series with its value, and at the right the flags that are set, as far as they fit."""
     pieces = [Segment(figure.title, palette.title)]
-    cursor = None if view.cursor is None else from_axis(view.cursor, log=view.log_x)
+    cursor, anchor = (
+        None if place is None else from_axis(place, log=view.log_x) for place in (view.cursor, view.anchor)
+    )
     if cursor is not None:
-        pieces.append(Segment(f" {figure.x_axis} {x_text(cursor, figure.x_axis)}", palette.cursor))
+        x = x_text(cursor, figure.x_axis)
+        if anchor is not None:
+            x += f" Δ {x_text(cursor - anchor, figure.x_axis)}"
+        pieces.append(Segment(f" {figure.x_axis} {x}", palette.cursor))
     for series in figure.series:
         if not series.is_ghost and len(series.x):
             value = axis.compact(_value_shown(series, cursor) * figure.factor)
+            if cursor is not None and anchor is not None:
+                difference = _value_shown(series, cursor) - _value_shown(series, anchor)
+                value += f" Δ {axis.compact(difference * figure.factor)}"
             text = f" {symbols.swatch}{series.label} {value}" if series.label else f" {value}"
             pieces.append(Segment(text, palette.lines[series.colour % len(palette.lines)]))
     return _fitted(pieces, Segment(_flags(view), palette.muted), width, symbols.ellipsis)
@@ -322,7 +332,7 @@ def _flags(view: View) -> str:
         "log": view.log_y,
         "clip": view.clip,
         f"ema {view.smoothing:g}": view.smoothing > 0,
-        "zoom": view.x_end is not None,
+        "zoom": view.x_end is not None or view.y is not None,
         "tail": view.x_span is not None and view.x_end is None,
     }
     return " ".join(name for name, is_set in named.items() if is_set)

@@ -128,6 +128,8 @@ def _x_bounds(data: Span, view: View, pixels: int, previous: Bounds | None) -> S
 def _y_bounds(
     figure: Figure, traces: Sequence[Trace], view: View, x_range: Span, previous: Bounds | None
 ) -> Span | None:
+    if view.y is not None:
+        return view.y
     wanted = _clipped_range(figure, x_range, log_y=view.log_y) if view.clip else _full_range(traces)
     if wanted is None:
         return None

@@ -8,6 +8,7 @@ from tui.chart.axis import Span
 
 ZOOM_IN, ZOOM_OUT = 0.7, 1 / 0.7
 PAN_SHARE = 0.25
+Y_PAN_SHARE = 0.1
 FOLLOW_SHARE = 0.1
 """The part of the history that "follow" shows when everything was on screen before."""
 SMOOTHING_DECAYS = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -34,6 +35,8 @@ class View:
     """Width of the window; None shows everything."""
     x_end: float | None = None
     """Right end of a window that stands still; None follows the newest point."""
+    y: Span | None = None
+    """The y axis as the reader set it; None fits what is in sight."""
     log_x: bool = False
     log_y: bool = False
     clip: bool = False
@@ -41,6 +44,8 @@ class View:
     smoothing: float = SMOOTHING_DECAYS[4]
     cursor: float | None = None
     """Where the crosshair stands, in x; None hides it."""
+    anchor: float | None = None
+    """A second crosshair that stays: values are then read as differences from there."""
 
     def zoomed(self, factor: float, seen: Bounds, data: Span) -> View:
         """Scale the window: about the crosshair, else about the tail while following, else about the middle."""
@@ -69,10 +74,25 @@ class View:
 
     def with_log_x_toggled(self) -> View:
         """A window and a crosshair do not survive the change of scale."""
-        return replace(self.fitted(), log_x=not self.log_x, cursor=None)
+        return replace(self.fitted(), log_x=not self.log_x, cursor=None, anchor=None)
+
+    def with_y_zoomed(self, factor: float, seen: Bounds) -> View:
+        """Scale the y axis about its middle."""
+        low, high = seen.y
+        middle, reach = (low + high) / 2, (high - low) / 2 * factor
+        return replace(self, y=(middle - reach, middle + reach))
+
+    def with_y_panned(self, share: float, seen: Bounds) -> View:
+        """Move the y axis up by a share of itself."""
+        distance = share * (seen.y[1] - seen.y[0])
+        return replace(self, y=(seen.y[0] + distance, seen.y[1] + distance))
+
+    def with_anchor_toggled(self) -> View:
+        """Set the anchor where the crosshair is, or take it away."""
+        return replace(self, anchor=self.cursor if self.anchor is None else None)
 
     def fitted(self) -> View:
-        return replace(self, x_span=None, x_end=None)
+        return replace(self, x_span=None, x_end=None, y=None)
 
     def smoothed(self, stops: int) -> View:
         """Turn the smoothing dial by `stops`, as far as it goes."""

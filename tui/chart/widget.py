@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from rich.style import Style
+from textual import events
 from textual.app import RenderResult
 from textual.binding import Binding, BindingType
 from textual.geometry import Region
@@ -88,6 +89,19 @@ class Chart(Widget, can_focus=True):
             "Crosshair",
             id="chart.cursor",
             tooltip="Show or hide the crosshair that reads values off",
+        ),
+        Binding(
+            "m",
+            "toggle_anchor",
+            "Measure from here",
+            id="chart.anchor",
+            tooltip="Read values as differences from where the crosshair is now",
+        ),
+        Binding("K", "zoom_y(1)", "Zoom in y", id="chart.zoom_in_y", tooltip="Narrow the y axis"),
+        Binding("J", "zoom_y(-1)", "Zoom out y", id="chart.zoom_out_y", tooltip="Widen the y axis"),
+        Binding("up", "pan_y(1)", "Pan up", id="chart.pan_up", tooltip="Move the y axis up", show=False),
+        Binding(
+            "down", "pan_y(-1)", "Pan down", id="chart.pan_down", tooltip="Move the y axis down", show=False
         ),
         Binding(
             "left",
@@ -190,24 +204,52 @@ class Chart(Widget, can_focus=True):
 
     def watch_view(self, before: View, after: View) -> None:
         # A crosshair leaves the axes alone; any other change is a wish to see other axes.
-        only_cursor = replace(before, cursor=None) == replace(after, cursor=None)
+        only_cursor = replace(before, cursor=None, anchor=None) == replace(after, cursor=None, anchor=None)
         self._redraw(self._bounds if only_cursor else None)
         self.post_message(self.Looked(self))
 
     def watch_x_axis(self) -> None:
         self._bounds = None
         # Steps mean nothing as seconds: a window does not survive the change of axis.
-        self.set_reactive(Chart.view, replace(self.view.fitted(), cursor=None))
+        self.set_reactive(Chart.view, replace(self.view.fitted(), cursor=None, anchor=None))
         self._redraw(None)
         self.post_message(self.Looked(self))
 
     def watch_symbols(self) -> None:
         self.redraw()
 
+    # The mouse, where the reader wants it
+
+    def on_click(self, event: events.Click) -> None:
+        if (place := self._place_of(event.x)) is not None:
+            self.view = replace(self.view, cursor=place)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self._zoom_at(event, views.ZOOM_IN)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._zoom_at(event, views.ZOOM_OUT)
+
+    def _zoom_at(self, event: events.MouseEvent, factor: float) -> None:
+        """Zoom about the pointer."""
+        place = self._place_of(event.x)
+        if place is None or not (self._bounds and self._data):
+            return
+        event.stop()
+        about = replace(self.view, cursor=place).zoomed(factor, self._bounds, self._data)
+        self.view = replace(about, cursor=self.view.cursor)
+
+    def _place_of(self, column: int) -> float | None:
+        """The x under a column of cells, in axis units; None beside the data."""
+        if self._bounds is None or not GUTTER <= column < self.size.width:
+            return None
+        share = (column - GUTTER + 0.5) / (self.size.width - GUTTER)
+        return self._bounds.x[0] + share * self._bounds.x_span
+
     # Keys
 
     def action_toggle_log(self) -> None:
-        self.view = replace(self.view, log_y=not self.view.log_y)
+        self.view = replace(self.view, log_y=not self.view.log_y, y=None)
 
     def action_toggle_log_x(self) -> None:
         self.view = self.view.with_log_x_toggled()
@@ -240,6 +282,20 @@ class Chart(Widget, can_focus=True):
             self.action_move_cursor(0)
         else:
             self.view = replace(self.view, cursor=None)
+
+    def action_toggle_anchor(self) -> None:
+        if self.view.cursor is None:
+            self.action_move_cursor(0)
+        self.view = self.view.with_anchor_toggled()
+
+    def action_zoom_y(self, direction: int) -> None:
+        if self._bounds:
+            factor = views.ZOOM_IN if direction > 0 else views.ZOOM_OUT
+            self.view = self.view.with_y_zoomed(factor, self._bounds)
+
+    def action_pan_y(self, direction: int) -> None:
+        if self._bounds:
+            self.view = self.view.with_y_panned(direction * views.Y_PAN_SHARE, self._bounds)
 
     def action_move_cursor(self, cells: int) -> None:
         if self._bounds and self._data:

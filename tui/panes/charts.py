@@ -170,7 +170,12 @@ class ChartGrid(Container):
             if chart.x_axis != message.chart.x_axis:
                 chart.x_axis = message.chart.x_axis
             wanted = replace(
-                chart.view, x_span=view.x_span, x_end=view.x_end, log_x=view.log_x, cursor=view.cursor
+                chart.view,
+                x_span=view.x_span,
+                x_end=view.x_end,
+                log_x=view.log_x,
+                cursor=view.cursor,
+                anchor=view.anchor,
             )
             if chart.view != wanted:
                 with chart.prevent(Chart.Looked):

@@ -18,11 +18,12 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 
-from trainer_daemon.contract.errors import LlmctlError
+from trainer_daemon.contract.errors import LlmctlError, did_you_mean
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.text import printable
 from tui import headline
 from tui.asking import Asking, Sampling
+from tui.chart.symbols import SYMBOLS
 from tui.chart.widget import Chart
 from tui.feed import FeedOpener, LinkState, Watch
 from tui.ink import SKY, hue, palette_of
@@ -36,6 +37,7 @@ from tui.panes.samples import SamplesPane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help, Section
+from tui.settings import Settings
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
@@ -114,8 +116,10 @@ class CockpitScreen(Screen[None]):
         Binding("escape", "go_back", "Back", id="pane.escape", tooltip="Out of what was entered", show=False),
     ]
 
-    def __init__(self, run: RunDir | None, open_feed: FeedOpener) -> None:
+    def __init__(self, run: RunDir | None, open_feed: FeedOpener, settings: Settings) -> None:
         super().__init__()
+        self._own_keys = settings.keys
+        self._symbols = SYMBOLS[settings.symbols]
         self.run_folder: RunDir | None = None
         self.state = RunState("no run")
         self.overlay = Overlay(open_feed)
@@ -149,8 +153,13 @@ class CockpitScreen(Screen[None]):
         yield Lines([Text()], id="keys")
 
     def on_mount(self) -> None:
+        if not self.query(ChartGrid):
+            return  # the reader left while this was being put together, and nothing is composed any more
         self.app.theme_changed_signal.subscribe(self, lambda _: self._redraw_all())
         self.set_interval(TICK_SECONDS, self._tick)
+        self._warn_of_unknown_keys()
+        for chart in self.query_one(ChartGrid).charts:
+            chart.symbols = self._symbols
         if self._first_run is None:
             self.action_show_pane("runs")
         else:
@@ -321,14 +330,23 @@ class CockpitScreen(Screen[None]):
             self.action_show_pane("charts")
 
     def action_help(self) -> None:
-        sections: list[Section] = [
+        self.app.push_screen(Help(self._key_sections()))
+
+    def _key_sections(self) -> list[Section]:
+        return [
             ("Everywhere", (type(self.app), CockpitScreen)),
             ("On a chart", (ChartGrid, Chart)),
             ("In the list of runs", (RunsPane,)),
             ("In a text", (Transcript,)),
             ("In the prompt line", (PromptInput,)),
         ]
-        self.app.push_screen(Help(sections))
+
+    def _warn_of_unknown_keys(self) -> None:
+        """The reader's own keys are given by id, and an id can be mistyped."""
+        owners = [owner for _, classes in self._key_sections() for owner in classes]
+        known = {b.id for owner in owners for b in owner.BINDINGS if isinstance(b, Binding) and b.id}
+        for name in sorted(set(self._own_keys) - known):
+            self._say(f'cockpit.toml: no key is called "{name}"{did_you_mean(name, known)}', "warning")
 
     def action_talk(self) -> None:
         self.query_one(PromptInput).focus()

@@ -1,6 +1,7 @@
-"""Every key, with what it does, read off the bindings themselves: help that cannot go stale."""
+"""Every key, with what it does and its id for cockpit.toml, read off the bindings themselves: help that cannot go stale."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.console import Group
@@ -78,5 +79,7 @@ class Help(ModalScreen[None]):
         return Group(*parts)
 
     def _row(self, binding: Binding) -> tuple[str, str, str]:
-        keys = " ".join(self.app.get_key_display(single) for single in Binding.make_bindings([binding]))
-        return keys, binding.description.capitalize(), binding.tooltip
+        own = self.app._keymap.get(binding.id or "")  # noqa: SLF001  set_keymap has no getter
+        bound = replace(binding, key=own) if own else binding
+        keys = " ".join(self.app.get_key_display(single) for single in Binding.make_bindings([bound]))
+        return keys, binding.description.capitalize(), f"{binding.tooltip} ({binding.id})"
