@@ -1,6 +1,7 @@
 """`data`: corpora to token shards, and a look at what is in them."""
 
 import json as json_text
+import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.machine import nearest_existing
 from cli.plan import PresetOption, SetOption, SpecOption, read_spec
 from cli.printing import count, number, out, out_json, pairs, percent, say, size, table
 from cli.references import JsonOption
@@ -25,7 +27,7 @@ SAMPLE_TOKENS = 60
 
 data = typer.Typer(
     name="data",
-    help="Corpora to token shards: prepare, list, inspect.",
+    help="Corpora to token shards: fetch, prepare, list, inspect.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -99,6 +101,69 @@ def prepare(
     )
     if name is not None:
         say(f"train on it: llmctl run --set data.source={name}")
+
+
+@data.command()
+def fetch(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The corpus to fetch; without it they are listed.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", metavar="6B", help="About so much of it; else all.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Fetch a public corpus from the Hugging Face hub into $LLMCTL_HOME/data; says its size and asks first."""
+    from trainer_daemon.contract.errors import RefusedError, SpecError
+    from trainer_daemon.contract.rundir import home
+    from trainer_daemon.engine.data import fetch as fetching
+
+    if name is None:
+        rows = [(key, corpus.repository, corpus.summary) for key, corpus in fetching.CORPORA.items()]
+        out(table(("corpus", "from", "is"), rows, left=3))
+        return
+    corpus = fetching.find_corpus(name)
+    wanted = None if tokens is None else parse_count(tokens)
+    folder = home() / "data" / name
+    files = fetching.choose_files(corpus, fetching.list_files(corpus), wanted)
+    missing = [file for file in files if not fetching.is_there(file, folder)]
+    needed, free = sum(file.size for file in missing), shutil.disk_usage(nearest_existing(folder)).free
+    about = sum(file.size for file in files[1:]) * corpus.tokens_per_byte
+    say(
+        f"{name}: {len(files)} files, {size(sum(f.size for f in files))}, about {count(about)} tokens; {size(needed)} of it is "
+        f"to be fetched into {folder} ({size(free)} free)"
+    )
+    if needed > free:
+        raise RefusedError(
+            f"{needed - free:,} bytes too few are free there; take less with --tokens, or set LLMCTL_HOME"
+        )
+    if missing and not yes:
+        if not sys.stdin.isatty():
+            raise SpecError("data fetch asks before it fetches, and there is nobody to ask; say --yes")
+        typer.confirm("fetch it?", abort=True, err=True)
+    fetching.fetch_files(
+        corpus, files, folder, lambda file: say(f"{file.path}  {size(file.size)}"), bars=sys.stderr.isatty()
+    )
+    if json:
+        out_json({"corpus": name, "path": str(folder), "files": [file.path for file in files]})
+    else:
+        out(str(folder))
+
+
+def parse_count(text: str) -> float:
+    """`6B` -> 6e9; k, M, B and T are powers of a thousand. Raises SpecError."""
+    from trainer_daemon.contract.errors import SpecError
+
+    powers = {"k": 1, "m": 2, "b": 3, "t": 4}
+    digits, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in powers else (text, "")
+    try:
+        value = float(digits) * 1000.0 ** powers.get(unit, 0)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise SpecError(f'--tokens takes a number such as 500M or 6B; got "{text}"')
+    return value
 
 
 @data.command(name="list")

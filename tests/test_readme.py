@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.plan import planned_vocab_size
 from presets.loader import list_presets, preset_tables
 from trainer_daemon.contract.scaling import training_plan
 from trainer_daemon.contract.spec import build_spec
@@ -28,7 +29,7 @@ def test_the_table_of_presets_says_what_each_one_comes_to() -> None:
     assert list(table) == [preset.name for preset in list_presets()]
     for name, (millions, tokens, unit, flops) in table.items():
         spec = build_spec(preset_tables(name))
-        plan = training_plan(spec, spec.tokenizer.vocab_size, 1)
+        plan = training_plan(spec, planned_vocab_size(spec), 1)
         told = (
             float(millions) * 1e6,
             float(tokens) * {"M": 1e6, "G": 1e9}[unit],
