@@ -261,12 +261,16 @@ def check_shared_memory() -> Iterator[Finding]:
 
 def check_sessions() -> Iterator[Finding]:
     """Whether a run outlives a logout: logind may be set to end what a user leaves behind."""
+    from trainer_daemon.supervisor.scope import scope_command
+
     kills = _ask(
         "busctl get-property org.freedesktop.login1 /org/freedesktop/login1"
         " org.freedesktop.login1.Manager KillUserProcesses"
     )
     bus = Path(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")) / "bus"
     has_bus = "a user bus" if bus.exists() else "no user bus"
+    if scope_command():
+        has_bus += ", runs get a systemd scope of their own"
     if kills is None:
         yield Finding("logout", "ok", f"no systemd-logind answers, {has_bus}: nothing ends a run at logout")
     elif "true" not in kills:

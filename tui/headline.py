@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from trainer_daemon.contract.text import printable
 from tui.chart.axis import compact, duration
 from tui.chart.palette import Palette
 from tui.feed import LinkState
@@ -14,6 +15,8 @@ from tui.wording import UNKNOWN, bar, clock, count, fixed, percent, size
 
 BAR_WIDTH_MIN, BAR_WIDTH_MAX = 8, 32
 READINGS_WIDTH = 25
+ALERT_STEPS = 500
+"""How long an alert stays in the banner; after that it is in the log of events."""
 SILENCE_SECONDS = 20.0
 """A live run that has said nothing for so long, and for ten steps of its own, is worth a word."""
 
@@ -92,6 +95,8 @@ def banner(state: RunState, width: int, ink: Palette) -> list[Text]:
         if status.state == "failed" and "llmctl" not in status.error["message"]:
             advice = f"read the log (4); then continue from the last checkpoint: llmctl resume {status.name}"
             lines += _wrapped(advice, width, ink.muted, most=2)
+    elif status.alert is not None and status.step - status.alert["step"] <= ALERT_STEPS:
+        lines = _wrapped(printable(status.alert["message"]), width, hue(ink, ORANGE), most=2)
     elif status.state == "stopped":
         lines = _wrapped(f"stopped; continue it with: llmctl resume {status.name}", width, ink.muted, most=1)
     if state.has_ended and state.best_checkpoint is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from trainer_daemon.contract.alerts import alert
 from trainer_daemon.contract.events import TrainStep
 from trainer_daemon.contract.journal import Record, read_all
 from tui import headline
@@ -69,6 +70,20 @@ def test_a_failed_run_says_why_and_what_to_type_next(runs: Runs) -> None:
     assert "rank 1: CUDA out of memory" in words
     assert "llmctl resume fox" in words
     assert all(line.cell_len <= 60 for line in headline.banner(state, 60, DARK))
+
+
+def test_an_alert_is_in_the_banner_for_a_while_and_in_the_log_for_good(runs: Runs) -> None:
+    written = runs.create("fox")
+    written.begin()
+    written.train(1, 50)
+    written.tell("train", alert("loss_spike", 50, "the loss jumped to 99 nats from a usual 3"))
+    state = RunState("fox")
+    state.apply(read_all(written.run.journal))
+    assert "jumped to 99 nats" in headline.banner(state, 80, DARK)[0].plain
+    assert "Likely cause" in state.notes[-1].text
+    assert state.notes[-1].level == "warning"
+    state.status.step += headline.ALERT_STEPS + 1
+    assert headline.banner(state, 80, DARK) == []
 
 
 def test_the_column_of_readings_leaves_out_whole_groups(runs: Runs) -> None:
