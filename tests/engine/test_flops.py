@@ -28,6 +28,12 @@ def test_the_best_measurement_of_a_machine_counts(tmp_path: Path, monkeypatch: p
     assert list(json.loads(kept.read_text()).values()) == [9e11]
 
 
+def test_fp16_on_a_cpu_has_no_peak_and_costs_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its product of 1024³ took six seconds, twice at every start."""
+    monkeypatch.delattr(flops, "measure_product")
+    assert device_peak(CPU, torch.float16, tmp_path / "peaks.json")[0] is None
+
+
 def test_an_unknown_device_has_no_peak(tmp_path: Path) -> None:
     assert device_peak(torch.device("mps"), torch.float32, tmp_path / "peaks.json") == (
         None,

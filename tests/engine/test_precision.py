@@ -65,7 +65,6 @@ def test_an_overflow_skips_the_step_lowers_the_scale_and_ends_nothing(home: Path
     assert len([e for e in seen.of(Notice) if "overflowed fp16" in e.text]) == len(skipped)
 
 
-@pytest.mark.slow
 def test_a_resumed_fp16_run_repeats_the_uninterrupted_one_bit_for_bit(home: Path, tmp_path: Path) -> None:
     """The scale is part of the state: stopped among overflows, it goes on falling from where it was."""
 
@@ -91,7 +90,9 @@ def test_a_resumed_fp16_run_repeats_the_uninterrupted_one_bit_for_bit(home: Path
 
 @pytest.mark.slow
 def test_an_overflow_on_one_rank_skips_the_step_on_all(home: Path, tmp_path: Path) -> None:
-    in_parallel([sys.executable, "-m", "tests.engine.overflowing_rank", str(tmp_path)], world_size=2)
+    in_parallel(
+        [sys.executable, "-m", "tests.engine.overflowing_rank", str(home), str(tmp_path)], world_size=2
+    )
     told = [json.loads((tmp_path / f"told-{rank}.json").read_text()) for rank in range(2)]
     assert told == [{"scale": 2.0**15, "updates": 4}] * 2
     first, second = (load_file(tmp_path / f"replica-{rank}.safetensors") for rank in range(2))
@@ -128,3 +129,24 @@ def test_a_deterministic_run_asks_torch_and_its_libraries_for_it_and_says_so(
     assert [e.deterministic for e in seen.of(AttemptStarted)] == [True]
     assert not join_ranks(RuntimeSpec(device="cpu", threads_per_rank=1)).world_size > 1
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_deterministic_run_on_a_gpu_repeats_itself_bit_for_bit(
+    home: Path, tmp_path: Path, precision: str
+) -> None:
+    settings = ("runtime.device=cuda", "runtime.deterministic=true", "runtime.compile=off")
+    spec = tiny_spec(*settings, f"runtime.precision={precision}", "checkpoint.every=none")
+    first, second = Recorder(), Recorder()
+    try:
+        ranks = join_ranks(spec.runtime)
+        finished, job = run_tiny(spec, home, first, tmp_path / "first", ranks)
+        _, again = run_tiny(spec, home, second, tmp_path / "second", ranks)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert finished.reason == "completed"
+    assert first.losses == second.losses
+    for a, b in zip(job.model.state_dict().values(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)

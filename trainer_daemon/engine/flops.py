@@ -31,6 +31,8 @@ def device_peak(device: torch.device, dtype: torch.dtype, kept: Path) -> tuple[f
         if peak is None:
             return None, f"{name} is not in the table of peaks"
         return peak.bf16, f"{peak.name} in bf16: {peak.source}"
+    if device.type == "cpu" and dtype == torch.float16:
+        return None, "no CPU's fp16 is worth a measurement: one product of the probe takes seconds"
     if device.type == "cpu":
         what = f"{str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
         return _best_cpu_flops(
