@@ -7,6 +7,8 @@ worker process that loads a large checkpoint may be silent for a minute. Whoever
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,3 +132,52 @@ class Asking(threading.Thread):
                 request_id=self.request_id,
             )
         )
+
+
+class Comparing(threading.Thread):
+    """One prompt to one or two stored checkpoints at once, with the likeliest alternatives of each token."""
+
+    def __init__(self, checkpoints: Sequence[Path], request: Generation) -> None:
+        super().__init__(name="compare", daemon=True)
+        self.error: str | None = None
+        """Why there is no text, or no more of it."""
+        self._checkpoints = checkpoints
+        self._request = request
+        self._outbox: deque[tuple[int, str | Piece, float]] = deque()
+        self._stopping = threading.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come, and all of it was taken."""
+        return not self.is_alive() and not self._outbox
+
+    def take(self) -> list[tuple[int, str | Piece, float]]:
+        """What came: (place of the checkpoint, its device in words or a piece of its text, seconds since it was asked)."""
+        return [self._outbox.popleft() for _ in range(len(self._outbox))]
+
+    def stop(self) -> None:
+        """Have the worker write no more."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        try:
+            self._stream()
+        except (LlmctlError, OSError) as e:
+            self.error = str(e)
+        except Exception as e:  # noqa: BLE001  a thread has nobody to raise to: the reader sees what it was
+            self.error = f"{type(e).__name__}: {e}"
+
+    def _stream(self) -> None:
+        from trainer_daemon.link.inference import open_worker  # zmq: not before it is needed
+
+        begun = time.monotonic()
+        with open_worker() as worker:
+            for place, checkpoint in enumerate(self._checkpoints):
+                self._outbox.append((place, worker.open(checkpoint).device, time.monotonic() - begun))
+            asked = time.monotonic()
+            wanted = [(checkpoint, self._request) for checkpoint in self._checkpoints]
+            with closing(worker.generate_together(wanted)) as pieces:
+                for place, piece in pieces:
+                    self._outbox.append((place, piece, time.monotonic() - asked))
+                    if self._stopping.is_set():
+                        break

@@ -68,8 +68,9 @@ class Parrot:
 
     def _serve(self) -> None:
         with InferenceServer(worker_folder(), self._load) as server:
+            self._server = server
             self._is_up.set()
-            server.serve(idle_seconds=1.0)
+            server.serve(idle_seconds=1000.0)
 
     def _load(self, checkpoint: Path) -> Bird:
         self.birds.append(Bird(checkpoint, self.asked))
@@ -86,5 +87,6 @@ class Parrot:
         return sum(bird.spoken for bird in self.birds)
 
     def close(self) -> None:
+        self._server.stop()
         self._thread.join(60)
         assert not self._thread.is_alive()

@@ -7,13 +7,12 @@ import subprocess
 from pathlib import Path
 
 import openai
-import psutil
 import pytest
 
 from cli.serve import kept_token, token_file
 from tests.cli.conftest import PROGRAM, Llmctl, add_checkpoint, completed_run
-from tests.link.test_inference import workers_of
 from tests.tiny import Recorder, run_tiny, tiny_spec
+from tests.workers import end_workers
 
 
 def test_the_token_stays_the_same_and_is_its_owners_alone(home: Path) -> None:
@@ -59,6 +58,4 @@ def test_a_real_model_completes_streams_and_refuses_what_does_not_fit(home: Path
     finally:
         program.send_signal(signal.SIGINT)
         program.communicate(timeout=60)
-        for worker in workers_of(home):
-            worker.kill()
-            psutil.wait_procs([worker], timeout=20)
+        end_workers(home)

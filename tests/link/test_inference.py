@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.tiny import Recorder, run_tiny, tiny_spec
+from tests.workers import end_workers, workers_of
 from trainer_daemon.contract.errors import LlmctlError, NotFoundError, RefusedError, RunFailedError, SpecError
 from trainer_daemon.contract.events import Sampled
 from trainer_daemon.contract.generation import Generation
@@ -45,20 +46,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("LLMCTL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     yield tmp_path / "home"
-    for process in workers_of(tmp_path / "home"):
-        process.kill()
-        psutil.wait_procs([process], timeout=20)
-
-
-def workers_of(home: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "infer" in (process.info["cmdline"] or []):
-            try:
-                found += [process] if process.environ().get("LLMCTL_HOME") == str(home) else []
-            except psutil.Error:
-                continue
-    return found
+    end_workers(tmp_path / "home")
 
 
 def text_of(worker: Worker, checkpoint: Path, request: Generation) -> str:

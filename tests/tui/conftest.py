@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.workers import end_workers
 from trainer_daemon.contract.events import (
     AttemptStarted,
     CheckpointSaved,
@@ -180,3 +181,4 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
     yield every
     for written in every.written:
         written.close()
+    end_workers(tmp_path / "home")

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -51,7 +52,7 @@ START_TIMEOUT_SECONDS = 120.0
 SILENCE_TIMEOUT_SECONDS = 120.0
 """Longest wait for the next piece of a text: others may be before it."""
 LOOK_SECONDS = 1.0
-"""How often one who waits looks whether the worker still lives."""
+"""How often one who waits looks whether the worker still lives, and the worker whether it is to stop."""
 LOADING_POLL_SECONDS = 0.02
 KEPT_CHECKPOINTS = 4
 """Loaded at once; the one asked for longest ago makes way, unless it is writing."""
@@ -126,11 +127,12 @@ class InferenceServer(Closing):
         """For a checkpoint that is being loaded; None: only to hear of it."""
         self._texts: dict[tuple[Key, int], Asker] = {}
         """By checkpoint and ticket."""
+        self._stopping = Event()
 
     def serve(self, idle_seconds: float = IDLE_SECONDS) -> None:
-        """Answer until nobody has asked for `idle_seconds`."""
+        """Answer until nobody has asked for `idle_seconds`, or until `stop`."""
         last_asked = time.monotonic()
-        while True:
+        while not self._stopping.is_set():
             is_writing = any(not writer.is_idle for writer in self._writers.values())
             if is_writing or self._loading:
                 last_asked = time.monotonic()
@@ -138,12 +140,9 @@ class InferenceServer(Closing):
             if left <= 0 and self._may_leave():
                 return
             wait = (
-                0.0
-                if is_writing
-                else LOADING_POLL_SECONDS
-                if self._loading
-                else max(left, LOADING_POLL_SECONDS)
+                LOADING_POLL_SECONDS if self._loading else min(max(left, LOADING_POLL_SECONDS), LOOK_SECONDS)
             )
+            wait = 0.0 if is_writing else wait
             while self._socket.poll(round(wait * 1000)):
                 self._receive()
                 last_asked, wait = time.monotonic(), 0.0
@@ -151,6 +150,10 @@ class InferenceServer(Closing):
             for key, writer in list(self._writers.items()):
                 if not writer.is_idle:
                     self._advance(key, writer)
+
+    def stop(self) -> None:
+        """Have `serve` return soon. From any thread, or a signal handler."""
+        self._stopping.set()
 
     def _may_leave(self) -> bool:
         """Take the starters' lock for the rest of this process's life; False when one is about to ask."""

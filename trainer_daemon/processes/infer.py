@@ -5,6 +5,7 @@ It runs beside training and takes nothing from it: a GPU that no process compute
 
 import argparse
 import os
+import signal
 import time
 import traceback
 from functools import partial
@@ -56,6 +57,7 @@ def main(arguments: list[str]) -> int:
         traceback.print_exc()
         pipe.refuse(RunFailedError(f"the inference worker cannot start: {type(e).__name__}: {e}"))
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())
     pipe.ready({"pid": os.getpid()})
     with server:
         server.serve(options.idle)

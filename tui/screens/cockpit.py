@@ -37,6 +37,7 @@ from tui.panes.samples import SamplesPane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help, Section
+from tui.screens.talk import TalkScreen
 from tui.settings import Settings
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
@@ -79,6 +80,13 @@ class CockpitScreen(Screen[None]):
             for number, (name, tooltip) in enumerate(zip(PANES, PANE_TOOLTIPS, strict=True), 1)
         ),
         Binding("slash,i", "talk", "ask", id="run.ask", tooltip="Give the model a beginning to continue"),
+        Binding(
+            "T",
+            "compare_answers",
+            "compare answers",
+            id="run.talk",
+            tooltip="Talk to stored checkpoints, two side by side, each token shaded by its probability",
+        ),
         Binding(
             "P", "pause_or_resume", "pause", id="run.pause", tooltip="Pause the training, or let it go on"
         ),
@@ -350,6 +358,9 @@ class CockpitScreen(Screen[None]):
 
     def action_talk(self) -> None:
         self.query_one(PromptInput).focus()
+
+    def action_compare_answers(self) -> None:
+        self.app.push_screen(TalkScreen(self.run_folder, self.sampling))
 
     def action_pause_or_resume(self) -> None:
         self.action_command("resume" if self.state.status.state == "paused" else "pause")
