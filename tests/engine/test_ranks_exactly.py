@@ -25,6 +25,7 @@ def test_what_one_rank_spoils_is_left_out_by_all_and_no_parameter_is_touched_by_
     for rank in told:
         assert rank["reason"] == "completed"
         assert rank["updates"] == 8 - 2
+        assert rank["evaluated"] == list(range(9)), "the main rank's clock counts, and no other"
         is_finite = [
             math.isfinite(a) and math.isfinite(b)
             for a, b in zip(rank["losses"], rank["grad_norms"], strict=True)

@@ -281,7 +281,8 @@ class TrainStep(Event):
     was_skipped: bool = False
     """True when no rank changed its parameters: a number was not finite, or a spike and health.skip_spikes is on."""
     learning_rates: dict[str, float] | None = None
-    """Learning rate of each parameter group at this step: its peak x learning_rate_scale."""
+    """Learning rate of each parameter group at this step: its peak x learning_rate_scale. A matrix with more rows than
+    columns takes the root of their ratio times `matrix`."""
     data_seconds: float | None = None
     """Of step_seconds: reading rows and bringing them to the device; on CUDA as long as the device waited for them."""
     compute_seconds: float | None = None
@@ -289,7 +290,9 @@ class TrainStep(Event):
     forward_seconds: float | None = None
     """Of compute_seconds: the forward passes, the part that waits for no other rank."""
     wait_seconds: float | None = None
-    """Of step_seconds: the exchange of words with the other ranks, longer when one of them is late, and the copy of a save."""
+    """Of step_seconds: the exchange of words with the other ranks, and a save's copy that is not ready. What backward
+    itself waits for, while gradients are averaged, is in compute_seconds: a rank that is late shows there on the others,
+    and is named in a notice."""
     optimizer_seconds: float | None = None
     """Of step_seconds: the update of the parameters."""
     memory_bytes: int | None = None

@@ -47,10 +47,16 @@ CHANGEABLE_ON_RESUME = frozenset(
         "runtime.device",
         "runtime.threads_per_rank",
         "runtime.compile",
+        "runtime.attention",
         "runtime.activation_checkpointing",
         "runtime.deterministic",
         "train.micro_batch_size",
-        # what is done when something goes wrong, and how a checkpoint is written
+        # how long it may run, what is done and who is told when something goes wrong, how a checkpoint is written
+        "runtime.time_limit_minutes",
+        "alerts.command",
+        "alerts.url",
+        "alerts.on",
+        "alerts.timeout_seconds",
         "runtime.max_restarts",
         "runtime.restart_delay_seconds",
         "health.hang_seconds",
