@@ -47,6 +47,7 @@ format: $(STAMP) ## let ruff rewrite
 bench: $(STAMP) ## measure, as ratios within one run
 	$(BIN)/python -m tests.bench.training_step
 	$(BIN)/python -m tests.bench.data_rates
+	$(BIN)/python -m tests.bench.watching
 
 bench-gpu: $(STAMP) ## tokens/s, MFU and memory of d12, d20 and d26 on a GPU, and a profile
 	$(BIN)/python -m tests.bench.gpu_training $(BENCH_OPTIONS)

@@ -10,7 +10,7 @@ import pytest
 
 from trainer_daemon.contract import journal as journal_module
 from trainer_daemon.contract.errors import RefusedError
-from trainer_daemon.contract.events import Notice, SampleChunk
+from trainer_daemon.contract.events import Command, Notice, SampleChunk
 from trainer_daemon.contract.journal import (
     JournalReader,
     JournalWriter,
@@ -317,6 +317,29 @@ def test_a_kind_or_a_field_of_another_version_does_not_end_the_stream(tmp_path: 
     with JournalReader(tmp_path, "train") as reader:
         events = [r.event for r, _ in reader.poll()]
     assert events == [Notice("info", "a"), None, None, Notice("info", "more")]
+
+
+@pytest.mark.parametrize("has_msgspec", [True, False])
+def test_a_line_is_the_same_to_every_reader_whichever_library_wrote_it(
+    has_msgspec: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank on a bare image writes with the standard library, a cockpit reads with msgspec, and the other way round."""
+    event = SampleChunk("id", 'é 🎈 \u2028 "x" \\ \x00 \ud800')
+    nested = Command("r", "set", {"rates": {"a": float("inf"), "b": [1e-7, float("nan")]}, "n": 2**53})
+    journal_module._json.cache_clear()
+    try:
+        if not has_msgspec:
+            monkeypatch.setitem(sys.modules, "msgspec", None)
+        lines = [encode_line(event, seq=1, attempt=1), encode_line(nested, seq=2, attempt=1)]
+        monkeypatch.undo()
+        journal_module._json.cache_clear()
+        first, second = (decode_line(line, "train") for line in lines)
+    finally:
+        journal_module._json.cache_clear()
+    assert first is not None
+    assert first.event == SampleChunk("id", 'é 🎈 \u2028 "x" \\ \x00 ?')
+    assert second is not None
+    assert second.event == Command("r", "set", {"rates": {"a": None, "b": [1e-7, None]}, "n": 2**53})
 
 
 def test_any_text_survives(tmp_path: Path) -> None:

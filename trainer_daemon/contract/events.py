@@ -8,6 +8,7 @@ newer run. `None` means unknown, never 0.
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from trainer_daemon.contract.generation import FinishReason
@@ -65,6 +66,7 @@ class Event:
     """Base of all events."""
 
     @classmethod
+    @cache
     def kind(cls) -> str:
         """`TrainStep` -> `train_step`."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
