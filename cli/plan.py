@@ -104,10 +104,13 @@ def _may_be_prepared(spec: "RunSpec") -> bool:
     from trainer_daemon.contract.places import resolve_path
     from trainer_daemon.contract.rundir import home
 
-    if spec.data.source == "stories":
+    source = spec.data.source
+    if not isinstance(source, str):
+        return True
+    if source == "stories" or source.startswith("hf://"):
         return any((home() / "shards").glob("*/meta.json"))
     try:
-        return bool(resolve_path(spec.data.source, home()))
+        return bool(resolve_path(source, home()))
     except SpecError:
         return False
 
@@ -276,6 +279,15 @@ def _notes(
     return notes
 
 
+def source_name(source: str | dict[str, float]) -> str:
+    """A source in one line; a mixture with its weights."""
+    return (
+        source
+        if isinstance(source, str)
+        else " + ".join(f"{weight:g} {part}" for part, weight in source.items())
+    )
+
+
 def _data_row(data: dict[str, Any]) -> list[tuple[str, str]]:
     if data["tokens_available"] is None:
         return []
@@ -321,7 +333,7 @@ def plan_table(d: dict[str, Any]) -> str:
         *_memory_rows(d),
         ("disk", f"{size(d['disk_needed_bytes'])}"),
         ("", f"up to {d['checkpoints_at_once']} checkpoints of {size(d['checkpoint_bytes'])}"),
-        ("data", d["data"]["source"]),
+        ("data", source_name(d["data"]["source"])),
         *_data_row(d["data"]),
         ("hardware", f"{hardware['count']} x {hardware['name']}"),
     ]
@@ -367,15 +379,18 @@ def as_toml(tables: dict[str, Any]) -> str:
     """A spec as TOML that `--spec` reads back; keys without a value stay as comments."""
     import json
 
+    def value(v: Any) -> str:
+        if isinstance(v, dict):
+            return "{ " + ", ".join(f"{json.dumps(k)} = {value(x)}" for k, x in v.items()) + " }"
+        return json.dumps(v, ensure_ascii=False)
+
     def lines(values: dict[str, Any]) -> list[str]:
         # a JSON string, number, boolean or list of them is TOML as it stands
         return [
-            f"# {k} is decided by the dial or the machine"
-            if v is None
-            else f"{k} = {json.dumps(v, ensure_ascii=False)}"
+            f"# {k} is decided by the dial or the machine" if v is None else f"{k} = {value(v)}"
             for k, v in values.items()
-            if not isinstance(v, dict)
         ]
 
     sections = [f"\n[{name}]\n" + "\n".join(lines(v)) for name, v in tables.items() if isinstance(v, dict)]
-    return "\n".join(lines(tables) + sections)
+    top = {name: v for name, v in tables.items() if not isinstance(v, dict)}
+    return "\n".join(lines(top) + sections)

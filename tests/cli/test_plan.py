@@ -1,11 +1,14 @@
 """`plan` says everything before anything starts, and null where it cannot know."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli.plan import as_toml, source_name
 from tests.cli.conftest import Llmctl
+from trainer_daemon.contract.spec import build_spec
 
 PROMISED = [
     "parameters",
@@ -157,3 +160,11 @@ def test_a_plan_that_does_not_fit_says_so_and_what_to_try(llmctl: Llmctl) -> Non
     plan = llmctl("plan", "--preset", "d32", "--on", "8xRTX 4090", "--json").json()
     (note,) = [n for n in plan["notes"] if "more than the" in n]
     assert "activation_checkpointing=block or train.micro_batch_size=auto" in note
+
+
+def test_a_mixture_is_planned_and_written_as_toml_that_means_the_same() -> None:
+    spec = build_spec({}, ['data.source={ "my web/" = 0.75, stories = 0.25 }'])
+    again = build_spec(tomllib.loads(as_toml(spec.model_dump(mode="json"))))
+    assert again.data.source == {"my web/": 0.75, "stories": 0.25}
+    assert again.content_hash() == spec.content_hash()
+    assert source_name(spec.data.source) == "0.75 my web/ + 0.25 stories"

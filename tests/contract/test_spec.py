@@ -78,6 +78,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, nearest:
         ("tokenizer.vocab_size=264", "tokenizer.vocab_size"),
         ("data.source=''", "data.source"),
         ("data.held_out=''", "data.held_out"),
+        ("data.source={}", "data.source"),
+        ("data.source={ web = -1 }", "data.source"),
         ("model=3", "model"),
         ("model.depth.x=3", '"depth" is a value, not a section'),
         ("sample.prompts=text", "sample.prompts"),

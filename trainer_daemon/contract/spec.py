@@ -29,6 +29,7 @@ Minutes = Annotated[
 decides and all ranks act at the same step. What is due by the clock falls on other steps in every run; nothing that has
 an interval touches the weights, so losses and weights are the same bits all the same."""
 PositiveRate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 """Share of a running mean that one step keeps."""
@@ -62,15 +63,18 @@ class ModelSpec(Section):
 class DataSpec(Section):
     """What is read, and which of it is held out."""
 
-    source: str = Field(default="stories", min_length=1)
+    source: Annotated[str, Field(min_length=1)] | Annotated[dict[str, Weight], Field(min_length=1)] = (
+        "stories"
+    )
     """`stories`: the generated corpus that needs no download; else a file, a folder or a glob of text (.txt, .jsonl,
-    .jsonl.gz, .jsonl.zst, .parquet) or of ids (.bin, .h5), or a set that `llmctl data prepare` wrote. Looked up in the
-    working folder and then in $LLMCTL_HOME/data."""
+    .jsonl.gz, .jsonl.zst, .parquet) or of ids (.bin, .h5), a set that `llmctl data prepare` wrote, or hf://OWNER/NAME. Paths
+    are looked up in the working folder and then in $LLMCTL_HOME/data. A table of sources with weights, such as
+    { web = 0.7, code = 0.3 }, mixes them by bytes of text and ends with the first that has no more."""
     text_field: str = "text"
     """The field of a .jsonl line or the column of a .parquet file that holds the text."""
     held_out: str = Field(default="auto", min_length=1)
     """Validation set: `hundredth` (every hundredth document), `last_file` (the last in sorted order), or the file, folder
-    or glob that holds it. auto: the files whose name says val, valid, validation or dev, else the last of several
+    or glob that holds it (of hf://, the split). auto: the files whose name says val, valid, validation or dev, else the last of several
     .parquet files (nanochat's layout), else the hundredths."""
     separator: Literal["before", "after", "none"] | None = None
     """Side of each document on which a file of ids has its separator; none: nothing divides them. Such a file does not say

@@ -60,7 +60,7 @@ def texts(prepared: Prepared, split: Split) -> list[str]:
 
 
 def originals(corpus: DataSpec) -> list[str]:
-    return [json.loads(line)["text"] for line in Path(corpus.source).read_text().splitlines()]
+    return [json.loads(line)["text"] for line in Path(str(corpus.source)).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("shard_tokens", [100_000_000, 500])
@@ -127,7 +127,7 @@ def test_preparing_again_reuses_what_is_there_without_a_word(corpus: DataSpec, c
 def test_other_settings_or_other_text_are_prepared_apart(corpus: DataSpec, cache: Path) -> None:
     prints = {prepare(corpus, TOKENIZER, cache, Told()).fingerprint}
     prints.add(prepare(corpus, TokenizerSpec(vocab_size=280), cache, Told()).fingerprint)
-    with Path(corpus.source).open("a") as file:
+    with Path(str(corpus.source)).open("a") as file:
         file.write('{"text": "One more."}\n')
     prints.add(prepare(corpus, TOKENIZER, cache, Told()).fingerprint)
     assert len(prints) == 3
@@ -137,7 +137,7 @@ def test_the_fingerprint_is_of_the_content_not_of_where_and_when(
     corpus: DataSpec, cache: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy.jsonl"
-    copy.write_bytes(Path(corpus.source).read_bytes())
+    copy.write_bytes(Path(str(corpus.source)).read_bytes())
     elsewhere = corpus.model_copy(update={"source": str(copy)})
     first, second = (prepare(data, TOKENIZER, cache, Told()) for data in (corpus, elsewhere))
     assert first.train.folder != second.train.folder
@@ -253,7 +253,7 @@ def test_progress_tells_each_stage_up_to_its_end(corpus: DataSpec, cache: Path) 
     told = Told()
     prepare(corpus, TOKENIZER, cache, told)
     assert told.whats == ["reading text for the tokenizer", "training the tokenizer", "writing tokens"]
-    size = Path(corpus.source).stat().st_size
+    size = Path(str(corpus.source)).stat().st_size
     assert told.reports[-1] == ("writing tokens", size, size, "bytes")
 
 
@@ -269,7 +269,7 @@ def test_the_tokenizer_learns_from_the_first_of_the_training_text_only(
     corpus: DataSpec, cache: Path, tmp_path: Path
 ) -> None:
     prepared = prepare(corpus, TokenizerSpec(vocab_size=300, train_bytes=1000), cache, Told())
-    path = Path(corpus.source)
+    path = Path(str(corpus.source))
     lines = path.read_text().splitlines()
     lines[0] = lines[100] = lines[249] = json.dumps(
         {"text": "zzz qqq " * 500}
@@ -283,7 +283,7 @@ def test_the_tokenizer_learns_from_the_first_of_the_training_text_only(
 def test_errors_in_the_text_are_told_as_they_are_and_leave_nothing_half_done(
     corpus: DataSpec, cache: Path
 ) -> None:
-    with Path(corpus.source).open("a") as file:
+    with Path(str(corpus.source)).open("a") as file:
         file.write("{broken\n")
     with pytest.raises(SpecError, match=r"corpus\.jsonl:251 is not JSON"):
         prepare(corpus, TOKENIZER, cache, Told())
@@ -326,7 +326,7 @@ def test_an_interrupted_preparation_goes_on_from_its_last_whole_shard(
     monkeypatch.setattr(preparing, "REPORT_SECONDS", 0)
     whole = prepare(corpus, TOKENIZER, tmp_path / "other", Told())
     with pytest.raises(PowerCutError):
-        prepare(corpus, TOKENIZER, cache, cut_after(int(share * Path(corpus.source).stat().st_size)))
+        prepare(corpus, TOKENIZER, cache, cut_after(int(share * Path(str(corpus.source)).stat().st_size)))
     (draft,) = (cache / "shards").glob(".*.partial")
     kept = {p.name: p.stat().st_mtime_ns for p in (draft / "train").glob("*.idx")}
     assert kept
@@ -346,7 +346,7 @@ def test_an_interrupted_preparation_of_a_text_that_changed_since_begins_anew(
     monkeypatch.setattr(preparing, "REPORT_SECONDS", 0)
     with pytest.raises(PowerCutError):
         prepare(corpus, TOKENIZER, cache, cut_after(20_000))
-    with Path(corpus.source).open("a") as file:
+    with Path(str(corpus.source)).open("a") as file:
         file.write('{"text": "One more."}\n')
     told = Told()
     assert prepare(corpus, TOKENIZER, cache, told).train.meta.documents == 248

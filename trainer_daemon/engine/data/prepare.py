@@ -47,6 +47,7 @@ from trainer_daemon.engine.data.sources import (
     HELD_OUT_RULES,
     Corpus,
     Document,
+    absolute_source,
     check_source,
     open_corpus,
     resolve_path,
@@ -120,10 +121,15 @@ def check_data(data: DataSpec, tokenizer: TokenizerSpec, home: Path) -> None:
 
 def with_absolute_paths(spec: RunSpec, home: Path) -> RunSpec:
     """The spec with every path in it as it is to be read from any folder. Raises SpecError for one that is not there."""
-    data, tokenizer = {}, {}
-    if spec.data.source != "stories":
-        data["source"] = resolve_path(spec.data.source, home)
-    if spec.data.held_out not in HELD_OUT_RULES:
+    data: dict[str, Any] = {}
+    tokenizer: dict[str, Any] = {}
+    source = spec.data.source
+    if isinstance(source, str):
+        data["source"] = absolute_source(source, home)
+    else:
+        data["source"] = {absolute_source(part, home): weight for part, weight in source.items()}
+    names_split = isinstance(source, str) and source.startswith("hf://")
+    if spec.data.held_out not in HELD_OUT_RULES and not names_split:
         data["held_out"] = resolve_path(spec.data.held_out, home, "data.held_out")
     if spec.tokenizer.name not in (TRAINED, *PUBLISHED):
         tokenizer["name"] = str(tokenizer_file(spec.tokenizer.name, home).absolute())
@@ -136,7 +142,7 @@ def with_absolute_paths(spec: RunSpec, home: Path) -> RunSpec:
 
 def prepared_folder(data: DataSpec, home: Path) -> Path | None:
     """The prepared set that `data.source` names, or None where it names text."""
-    if data.source == "stories":
+    if not isinstance(data.source, str) or data.source == "stories":
         return None
     try:
         place = Path(resolve_path(data.source, home))
@@ -288,7 +294,9 @@ def _train_tokenizer(
     source = corpus.documents()
     kept: list[Document] = []
     kept_characters = 0
-    total = min(spec.train_bytes, corpus.total) if corpus.unit == "bytes" else None
+    total = (
+        min(spec.train_bytes, corpus.total) if corpus.total is not None and corpus.unit == "bytes" else None
+    )
 
     def texts() -> Iterator[str]:
         nonlocal kept_characters
@@ -364,7 +372,7 @@ def _write_set(
         tokenizer,
         draft / TOKENIZER_FILE,
         workers=workers,
-        in_processes=workers > 1 and corpus.unit == "bytes" and corpus.total > PROCESSES_ABOVE_BYTES,
+        in_processes=workers > 1 and _is_large(corpus),
     )
     try:
         with closing(encoded):
@@ -404,6 +412,11 @@ def _write_set(
         "splits": splits_as_json(splits),
     }
     write_json(draft / META_FILE, meta)
+
+
+def _is_large(corpus: Corpus) -> bool:
+    """Whether it is worth the start of processes: a stream, whose length nobody knows, is taken to be."""
+    return corpus.total is None or (corpus.unit == "bytes" and corpus.total > PROCESSES_ABOVE_BYTES)
 
 
 def _after(

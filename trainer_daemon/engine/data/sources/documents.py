@@ -39,8 +39,8 @@ class Corpus(Protocol):
         """Whether documents are ids of the tokenizer that the spec names, and not text."""
 
     @property
-    def total(self) -> int:
-        """What `Document.done` runs up to."""
+    def total(self) -> int | None:
+        """What `Document.done` runs up to; None where it is not known."""
 
     @property
     def unit(self) -> str:

@@ -50,11 +50,11 @@ VALIDATION_NAME = re.compile(r"(?<![a-z])(val|valid|validation|dev)(?![a-z])", r
 class FileCorpus:
     """Texts or ids, file after file."""
 
-    def __init__(self, data: DataSpec, vocabulary: Vocabulary | None, home: Path) -> None:
+    def __init__(self, source: str, data: DataSpec, vocabulary: Vocabulary | None, home: Path) -> None:
         self.data = data
-        self.name = data.source
+        self.name = source
         self.unit = "bytes"
-        self.train, self.held_out = split_files(data, home)
+        self.train, self.held_out = split_files(source, data, home)
         self._sizes = {file: _stat(file).st_size for file in (*self.train, *self.held_out)}
         self.holds_tokens = _hold_tokens([*self.train, *self.held_out])
         if self.holds_tokens:
@@ -81,13 +81,18 @@ class FileCorpus:
         }
 
     def documents(self) -> Iterator[Document]:
-        if not self.held_out:
-            for index, (content, done) in enumerate(self._contents(self.train, 0)):
-                yield Document(content, index % HELD_OUT_EVERY == 0, done)
-            return
+        yield from self.training_documents()
+        yield from self.held_out_documents()
+
+    def training_documents(self) -> Iterator[Document]:
+        """All but those of held-out files."""
+        takes_hundredth = not self.held_out
+        for index, (content, done) in enumerate(self._contents(self.train, 0)):
+            yield Document(content, takes_hundredth and index % HELD_OUT_EVERY == 0, done)
+
+    def held_out_documents(self) -> Iterator[Document]:
+        """Those of held-out files."""
         before = sum(self._sizes[file] for file in self.train)
-        for content, done in self._contents(self.train, 0):
-            yield Document(content, is_held_out=False, done=done)
         for content, done in self._contents(self.held_out, before):
             yield Document(content, is_held_out=True, done=done)
 
@@ -113,7 +118,7 @@ class FileCorpus:
             raise SpecError(self.lack(train=train, held_out=held_out))
 
     def lack(self, *, train: int, held_out: int) -> str:
-        source = self.data.source
+        source = self.name
         if train == held_out == 0:
             return f"data.source: {source} holds no {'ids' if self.holds_tokens else 'text'}; every document in it is empty"
         if self.held_out:
@@ -208,9 +213,9 @@ def _token_rules(data: DataSpec, vocabulary: Vocabulary | None, file: Path) -> t
     return vocabulary, separator_id
 
 
-def split_files(data: DataSpec, home: Path) -> tuple[list[Path], list[Path]]:
+def split_files(source: str, data: DataSpec, home: Path) -> tuple[list[Path], list[Path]]:
     """(files to train on, files to hold out), the latter empty with the hundredths. Raises SpecError."""
-    files = find_files(data.source, home, "data.source")
+    files = find_files(source, home, "data.source")
     match data.held_out:
         case "hundredth":
             held_out = []
@@ -227,7 +232,7 @@ def split_files(data: DataSpec, home: Path) -> tuple[list[Path], list[Path]]:
     train = [file for file in files if file not in held_out]
     if not train:
         raise SpecError(
-            f"data.held_out: nothing is left to train on: {data.source} is only {held_out[0].name}, and that is held out; "
+            f"data.held_out: nothing is left to train on: {source} is only {held_out[0].name}, and that is held out; "
             f'"last_file" needs two files at least. Use data.held_out=hundredth'
         )
     _refuse_duplicates([*train, *held_out])
