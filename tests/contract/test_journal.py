@@ -360,3 +360,13 @@ def test_streams_are_merged_by_time_without_disturbing_their_own_order(tmp_path:
             (daemon if n % 3 else train).append(Notice("info", str(n)))
     merged = [r.event.text for r in read_all(tmp_path) if isinstance(r.event, Notice)]
     assert merged == [str(n) for n in range(50)]
+
+
+def test_a_kind_of_string_is_written_as_the_string_it_is(tmp_path: Path) -> None:
+    """torch's own version is one, and every run failed at its first event when the encoder knew plain strings alone."""
+
+    class Version(str):
+        __slots__ = ()
+
+    write(tmp_path, Version("2.13.0"))
+    assert texts(tmp_path) == ["2.13.0"]

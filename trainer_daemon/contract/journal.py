@@ -113,7 +113,7 @@ def _json() -> _Json:
     def encode(values: dict[str, Any]) -> bytes:
         try:
             return msgspec.json.encode(values)
-        except UnicodeEncodeError:  # half a character, from a sample that was cut
+        except (UnicodeEncodeError, TypeError):  # half a character, from a sample that was cut; a kind of str
             return _encode_plainly(values)
 
     return _Json(encode, msgspec.json.decode, (*wrong, msgspec.MsgspecError))

@@ -221,7 +221,7 @@ def build_job(
             else ranks.device.type,
             precision=precision,
             threads_per_rank=torch.get_num_threads(),
-            torch_version=torch.__version__,
+            torch_version=str(torch.__version__),  # it is a kind of str
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )
     )
