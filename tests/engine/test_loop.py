@@ -33,6 +33,7 @@ from trainer_daemon.engine.checkpoint.files import Progress, load_progress
 from trainer_daemon.engine.job import StoppedBeforeTrainingError, compiled_or_eager
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.models import loss
+from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
 
 
@@ -108,13 +109,15 @@ def test_a_resumed_run_repeats_the_losses_of_an_uninterrupted_one_bit_for_bit(
         assert torch.equal(a, b), name
 
 
-@pytest.mark.parametrize("forgotten", ["optimizer", "samples_seen", "step"])
+@pytest.mark.parametrize("forgotten", ["model", "optimizer", "optimizer_steps", "samples_seen", "step"])
 def test_a_resume_that_forgets_one_thing_is_not_the_same_run(
     home: Path, tmp_path: Path, forgotten: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control of the test above: were it blind, this one would fail."""
     if forgotten == "optimizer":
         monkeypatch.setattr(MuonAdamW, "load_state_tensors", lambda *_: None)
+    elif forgotten == "model":
+        monkeypatch.setattr(GPT, "load_state_dict", lambda *_: None)
     else:
 
         def forgetful(path: Path) -> Progress:

@@ -6,6 +6,7 @@ others before anything is done about them, so no rank ever acts on its own.
 
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from math import isfinite, nan
 from typing import Literal, Protocol
@@ -133,20 +134,27 @@ def save(job: Job, *, wait: bool = False) -> bool:
 
 def settle_save(job: Job, *, wait: bool = False) -> None:
     """Hear from the main rank whether the save in flight has ended, and how; with `wait`, once it has. All ranks."""
-    while job.saver.in_flight is not None:
-        result = job.saver.result(WORD_SECONDS if wait else 0) if job.ranks.is_main else None
-        told = job.ranks.broadcast_json(asdict(result) if result else None)
-        if told is not None:
-            job.saver.settle()
-            _count_save(job, SaveResult(**told))
-        elif not wait:
-            return
+    if job.saver.in_flight is None:
+        return
+    # said, so that nobody takes a long wait for a hang
+    with job.phase("saving") if wait else nullcontext():
+        while job.saver.in_flight is not None:
+            result = job.saver.result(WORD_SECONDS if wait else 0) if job.ranks.is_main else None
+            told = job.ranks.broadcast_json(asdict(result) if result else None)
+            if told is not None:
+                job.saver.settle()
+                _count_save(job, SaveResult(**told))
+            elif not wait:
+                return
 
 
 def finish_save(job: Job) -> None:
     """Wait for the save in flight and count it, without an exchange: after whatever ended the training. The main rank."""
+    if job.saver.in_flight is None:
+        return
+    job.enter("saving")
     job.saver.close()
-    if job.saver.in_flight is not None and (result := job.saver.result(0)):
+    if result := job.saver.result(0):
         job.saver.settle()
         _count_save(job, result)
 
