@@ -113,9 +113,12 @@ class PlainOptimizer:
             x = w.grad.lerp(momentum, 0.85).to(self.dtype)
             x = x * (x.norm() * x.size(0) ** -0.5 / x.norm(dim=1, keepdim=True).clamp(min=1e-6))
             x = x / (1.01 * x.norm() + 1e-6)
+            is_tall = w.size(0) > w.size(1)
+            x = x.T if is_tall else x
             for a, b, c in POLAR_EXPRESS:
                 gram = x @ x.T
                 x = a * x + (b * gram + c * gram @ gram) @ x
+            x = x.T if is_tall else x
             x = x.float() * (min(x.shape) ** 0.5 / x.norm().clamp(min=1e-6))
             norm = x.norm()
             square.lerp_(

@@ -32,6 +32,16 @@ SHAPES = {
         vocab_size=128,
         windows=(200, 135, 300, 300),
     ),
+    "five layers, three heads to a key, nothing a round number": ModelShape(
+        n_layer=5,
+        n_embd=60,
+        n_head=6,
+        n_kv_head=2,
+        head_dim=10,
+        sequence_len=139,
+        vocab_size=65,
+        windows=(1, 64, 138, 13, 139),
+    ),
     "one layer": ModelShape(
         n_layer=1,
         n_embd=32,
@@ -110,28 +120,49 @@ def plain_logits(p: dict[str, Tensor], shape: ModelShape, idx: Tensor) -> Tensor
     return 15 * torch.tanh(x @ p["lm_head.weight"][: shape.vocab_size].T / 15)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_logits_loss_and_gradients_are_those_of_the_formulas(shape: ModelShape) -> None:
-    model = perturbed_model(shape)
-    idx, targets = tokens(shape, rows=2, length=shape.sequence_len)
-    targets[0, 3:9] = -1
+def by_the_formulas(model: GPT, idx: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Logits, mean loss and gradients of the model's parameters as they are, in float64."""
     weights = {name: w.detach().double().requires_grad_() for name, w in model.named_parameters()}
-    expected = plain_logits(weights, shape, idx)
-    expected_loss = torch.nn.functional.cross_entropy(
-        expected.flatten(0, 1), targets.flatten(), ignore_index=-1
-    )
-    torch.autograd.backward(expected_loss)
+    logits = plain_logits(weights, model.shape, idx)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+    torch.autograd.backward(loss)
+    return logits, loss, {name: w.grad for name, w in weights.items() if w.grad is not None}
 
-    torch.testing.assert_close(model(idx).double(), expected, atol=2e-4, rtol=1e-4)
+
+@pytest.mark.parametrize("length", [2, 11, None], ids=["two tokens", "shorter than most windows", "full"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_logits_loss_and_gradients_are_those_of_the_formulas(shape: ModelShape, length: int | None) -> None:
+    model = perturbed_model(shape)
+    idx, targets = tokens(shape, rows=2, length=length or shape.sequence_len)
+    targets[0, 3:9] = -1
+    logits, expected_loss, gradients = by_the_formulas(model, idx, targets)
+
+    torch.testing.assert_close(model(idx).double(), logits, atol=2e-4, rtol=1e-4)
     loss = model(idx, targets)
     loss.backward()
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6)
     for name, parameter in model.named_parameters():
-        gradient, wanted = parameter.grad, weights[name].grad
+        gradient, wanted = parameter.grad, gradients[name]
         assert gradient is not None
-        assert wanted is not None
         error = (gradient.double() - wanted).norm()
         assert error < 1e-4 * wanted.norm() + 1e-7, f"{name}: {error:.1e} of {wanted.norm():.1e}"
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_in_bf16_gradients_are_those_of_the_formulas_as_far_as_bf16_goes(shape: ModelShape) -> None:
+    model = GPT(shape, compute_dtype=torch.bfloat16)
+    model.load_state_dict(perturbed_model(shape).state_dict())
+    idx, targets = tokens(shape, rows=2, length=shape.sequence_len)
+    _, expected_loss, gradients = by_the_formulas(model, idx, targets)
+    loss = model(idx, targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=2e-3)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        error = (parameter.grad.double() - gradients[name]).norm()
+        assert error < 0.08 * gradients[name].norm() + 3e-3, (
+            f"{name}: {error:.1e} of {gradients[name].norm():.1e}"
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())

@@ -26,6 +26,10 @@ POLAR_EXPRESS = (
 """Coefficients (a, b, c) of X ← aX + (bA + cA²)X with A = XXᵀ, one line an iteration."""
 
 
+FLOOR = 1e-6
+"""Of norms, so that a zero matrix stays zero: behind the zero projections of a new model all gradients are."""
+
+
 class MuonStack:
     """All matrices of one shape, and the state of those that this rank updates.
 
@@ -62,14 +66,15 @@ class MuonStack:
             return
         learning_rate *= sqrt(max(1.0, self.rows / self.cols))
         gradient = torch.stack([gradient_of(matrix) for matrix in self._own_matrices])  # (N, rows, cols)
-        self._momentum.own.lerp_(gradient, 1 - momentum)
-        nesterov = gradient.lerp_(self._momentum.own, momentum)
-        update = polar_express(equalize_rows(nesterov.to(self._working_dtype))).float()
-        update = self._normalize(update)
+        momentum_buffer = self._momentum.own.lerp_(gradient, 1 - momentum)
+        nesterov = gradient.lerp_(momentum_buffer, momentum)
+        orthogonal = polar_express(equalize_rows(nesterov, self._working_dtype))
+        # into memory that is no longer needed, and row by row again where the polar iteration ran transposed
+        update = torch.mul(orthogonal, self._row_scales(orthogonal), out=gradient)
 
         weights = self._buffer.own
         # cautious decay: only where it pushes the same way as the update
-        decay = weights * (update * weights >= 0)
+        decay = torch.mul(update, weights).ge_(0).mul_(weights)
         update.add_(decay, alpha=weight_decay)
         weights.add_(update, alpha=-learning_rate)
 
@@ -82,27 +87,31 @@ class MuonStack:
         name = f"muon.{self.rows}x{self.cols}"
         return {f"{name}.momentum": self._momentum, f"{name}.square": self._square}
 
-    def _normalize(self, x: Tensor) -> Tensor:
-        """NorMuon: even out rows (columns where wide) by their running mean square, keeping the Frobenius norm."""
-        x *= sqrt(min(self.rows, self.cols)) / _frobenius(x)  # Muon+
-        norm = _frobenius(x)
-        longer_axis_mean = x.square().mean(-1 if self.rows >= self.cols else -2, keepdim=True)
-        square = self._square.own.lerp_(longer_axis_mean, 1 - self._beta2)
-        x *= square.clamp(min=1e-10).rsqrt_()
-        x *= norm / _frobenius(x)
-        return x
+    def _row_scales(self, x: Tensor) -> Tensor:
+        """What each row (column where wide) is multiplied by: NorMuon evens them out by their running mean square and
+        keeps the Frobenius norm that Muon+ has set to √min(rows, cols). All of it from one pass over x."""
+        along, across = (-1, -2) if self.rows >= self.cols else (-2, -1)
+        squares = torch.linalg.vector_norm(x, dim=along, keepdim=True, dtype=torch.float32).square_()
+        norm = squares.sum(across, keepdim=True).sqrt_().clamp_(min=FLOOR)  # (N, 1, 1)
+        scale = sqrt(min(self.rows, self.cols)) / norm
+        mean_square = squares * (scale * scale / x.size(along))
+        even = self._square.own.lerp_(mean_square, 1 - self._beta2).clamp(min=1e-10).rsqrt_()
+        evened_norm = (squares * even.square()).sum(across, keepdim=True).sqrt_().clamp_(min=FLOOR)
+        return even * (scale * norm / evened_norm)
 
 
-def equalize_rows(x: Tensor) -> Tensor:
-    """(N, rows, cols): every row of a matrix gets the same norm, the matrix keeps its own (MuonEq)."""
-    row_norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=1e-6)  # (N, rows, 1)
-    return x * (_frobenius(x) * x.size(-2) ** -0.5 / row_norm)
+def equalize_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, rows, cols): every row of a matrix gets the same norm (MuonEq), and the matrix one just below 1."""
+    row_norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (N, rows, 1)
+    scale = torch.linalg.vector_norm(row_norm, dim=-2, keepdim=True) * x.size(-2) ** -0.5
+    scale = scale / row_norm.clamp(min=FLOOR)
+    norm = torch.linalg.vector_norm(row_norm * scale, dim=-2, keepdim=True)  # (N, 1, 1)
+    return (x * (scale / (1.01 * norm + FLOOR))).to(dtype)
 
 
 def polar_express(x: Tensor) -> Tensor:
-    """(N, rows, cols): singular values brought to about 1, singular vectors kept."""
+    """(N, rows, cols), norms just below 1: singular values brought to about 1, singular vectors kept."""
     tall = x.size(-2) > x.size(-1)
-    x = x / (1.01 * _frobenius(x) + 1e-6)
     if tall:
         x = x.mT
     for a, b, c in POLAR_EXPRESS:
@@ -114,8 +123,3 @@ def polar_express(x: Tensor) -> Tensor:
 def gradient_of(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None, "step() before backward()"
     return parameter.grad
-
-
-def _frobenius(x: Tensor) -> Tensor:
-    """(N, rows, cols) -> (N, 1, 1), floored so that a zero matrix stays zero: behind a zero projection all gradients are."""
-    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp_(min=1e-6)
