@@ -161,7 +161,7 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
     if portions:
         on_cpu = hardware.is_cpu
         memory = estimate.rank_memory(portions, precision, on_cpu=on_cpu, checkpointing=checkpointing)
-    speed = estimate.estimate_speed(plan, hardware, price)
+    speed = estimate.estimate_speed(plan, hardware, price, checkpointing)
     return {
         "preset": spec.preset,
         "spec_hash": spec.content_hash(),
@@ -242,8 +242,9 @@ def _notes(
 ) -> list[str]:
     from trainer_daemon.contract import estimate
     from trainer_daemon.contract.errors import did_you_mean
-    from trainer_daemon.contract.hardware import DEVICE_PEAKS
+    from trainer_daemon.contract.hardware import DEVICE_PEAKS, find_peak
 
+    listed = find_peak(hardware.name)
     notes = [
         f"parameters: for a vocabulary of {plan.shape.vocab_size}"
         + ("; a small text may give fewer ids" if spec.tokenizer.name == "trained" else ""),
@@ -261,7 +262,7 @@ def _notes(
     if speed.seconds is not None:
         share = estimate.evaluation_share(spec, plan)
         notes.append(
-            f"estimated: {percent(estimate.ASSUMED_GPU_MFU)} of the peak is an assumption, and the time is that of "
+            f"estimated: {percent(speed.mfu)} of the peak is an assumption, and the time is that of "
             f"training steps; evaluations add about {percent(share)}, samples and checkpoints come on top"
         )
     elif hardware.is_cpu:
@@ -274,6 +275,8 @@ def _notes(
         )
     if speed.seconds is not None and price is None:
         notes.append("estimated.cost: say what one device costs an hour with --price")
+    if spec.runtime.precision == "fp8" and (hardware.is_cpu or (listed and not listed.fp8)):
+        notes.append(f"precision: {hardware.name} does not multiply in fp8: there the run would be refused")
     if plan.world_size > hardware.count and not hardware.is_cpu:
         notes.append(f"hardware: {plan.world_size} ranks want as many devices, there are {hardware.count}")
     return notes

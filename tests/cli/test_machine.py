@@ -69,6 +69,8 @@ def test_cuda_is_refused_by_name_where_torch_or_the_driver_has_none() -> None:
     check_device(RuntimeSpec(device="auto"))
     with pytest.raises(SpecError, match=r"runtime.device: .* --set runtime.device=cpu"):
         check_device(RuntimeSpec(device="cuda"))
+    with pytest.raises(SpecError, match=r"runtime.precision: fp8 needs an NVIDIA GPU .*precision=auto"):
+        check_device(RuntimeSpec(precision="fp8"))
     with pytest.raises(SpecError, match=r"runtime.attention: fa3 needs an NVIDIA GPU, and .*; use auto"):
         check_device(RuntimeSpec(attention="fa3"))
 

@@ -142,7 +142,7 @@ def test_a_plan_chooses_the_most_rows_that_the_named_memory_holds(llmctl: Llmctl
         return dict(llmctl("plan", "--preset", "d26", "--on", on, *settings, "--json").json())
 
     plans = {on: planned(on) for on in ("8xA100 40GB", "8xH100", "8xH200")}
-    assert [p["micro_batch_size"] for p in plans.values()] == [4, 16, 32]
+    assert [p["micro_batch_size"] for p in plans.values()] == [8, 16, 32]
     for on, plan in plans.items():
         assert plan["grad_accum_steps"] * plan["micro_batch_size"] == 64, on
         assert plan["memory_per_rank_bytes"] < 0.9 * plan["hardware"]["memory_bytes"]
@@ -168,3 +168,15 @@ def test_a_mixture_is_planned_and_written_as_toml_that_means_the_same() -> None:
     assert again.data.source == {"my web/": 0.75, "stories": 0.25}
     assert again.content_hash() == spec.content_hash()
     assert source_name(spec.data.source) == "0.75 my web/ + 0.25 stories"
+
+
+def test_a_plan_in_fp8_says_where_the_run_would_be_refused(llmctl: Llmctl) -> None:
+    def notes(on: str) -> str:
+        plan = llmctl(
+            "plan", "--preset", "d26", "--on", on, "--set", "runtime.precision=fp8", "--json"
+        ).json()
+        assert plan["precision"] == "fp8"
+        return "\n".join(plan["notes"])
+
+    assert "A100 80GB does not multiply in fp8" in notes("8xA100 80GB")
+    assert "refused" not in notes("8xH100")

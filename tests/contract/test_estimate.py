@@ -152,6 +152,9 @@ def test_time_and_cost_follow_from_the_peak_and_are_unknown_without_one() -> Non
     assert speed.cost == pytest.approx((speed.seconds or 0) / 3600 * 8 * 3.0)  # one rank, eight rented
     assert estimate_speed(plan, eight, None).cost is None
     assert estimate_speed(plan, parse_hardware("UnheardOf"), 3.0).seconds is None
+    again = estimate_speed(plan, eight, 3.0, "block")  # the forward pass, a third of the FLOPs, twice
+    assert again.seconds == pytest.approx(4 / 3 * (speed.seconds or 0))
+    assert again.mfu == pytest.approx(0.45 * 3 / 4)
 
 
 def test_evaluations_cost_a_third_a_token() -> None:

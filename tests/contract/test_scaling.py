@@ -58,6 +58,8 @@ def test_a_step_can_be_taken_in_ever_smaller_portions_of_the_same_batch() -> Non
     halvings = [(p.micro_batch_size, p.grad_accum_steps) for p in plan.halvings()]
     assert halvings == [(12, 1), (6, 2), (3, 4), (1, 12)]
     assert {p.global_batch_tokens for p in plan.halvings()} == {24 * 32}
+    few = spec.model_copy(update={"eval": spec.eval.model_copy(update={"tokens": 64})})
+    assert training_plan(few, 300, 2).micro_batch_size == 12  # below one share, but not below what may fit
     with pytest.raises(
         SpecError, match=r"768 is not a multiple of 160 \(5 ranks x 32 tokens|nearest: 640 or 800"
     ):

@@ -47,6 +47,8 @@ USABLE_SHARE_OF_A_COMPUTER = 0.5
 
 ASSUMED_GPU_MFU = 0.45
 """Reported for models of this kind on 8 x H100 in bf16: 0.41 at depth 12, 0.46 at 18, 0.50 at 24."""
+COMPUTED_AGAIN: dict[ActivationCheckpointing, float] = {"off": 0.0, "selective": 0.0, "block": 1 / 3}
+"""Share of a step's FLOPs that is computed twice: a whole forward pass, or, of `selective`, nothing that counts."""
 JOURNAL_BYTES_PER_STEP = 900
 
 
@@ -237,14 +239,20 @@ class Speed:
     """seconds x devices x price, in the price's currency; None without a price."""
 
 
-def estimate_speed(plan: TrainingPlan, hardware: Hardware, price_per_device_hour: float | None) -> Speed:
-    """Time from the peak of as many devices as there are ranks, at the assumed MFU."""
+def estimate_speed(
+    plan: TrainingPlan,
+    hardware: Hardware,
+    price_per_device_hour: float | None,
+    checkpointing: ActivationCheckpointing = "off",
+) -> Speed:
+    """Time from the peak of as many devices as there are ranks, at the assumed MFU; what is computed again adds to it."""
     if hardware.peak_flops is None:
         return Speed(None, None, None, None)
-    flops_per_second = ASSUMED_GPU_MFU * hardware.peak_flops * plan.world_size
+    mfu = ASSUMED_GPU_MFU / (1 + COMPUTED_AGAIN[checkpointing])
+    flops_per_second = mfu * hardware.peak_flops * plan.world_size
     seconds = plan.total_flops / flops_per_second
     cost = None
     if price_per_device_hour is not None:
         # whoever rents eight and uses six pays for eight
         cost = seconds / 3600 * max(hardware.count, plan.world_size) * price_per_device_hour
-    return Speed(ASSUMED_GPU_MFU, flops_per_second / plan.flops_per_token, seconds, cost)
+    return Speed(mfu, flops_per_second / plan.flops_per_token, seconds, cost)

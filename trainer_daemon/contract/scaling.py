@@ -195,7 +195,8 @@ def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPl
     rows, accum = _split_batch(batch, 1 if asked == "auto" else asked, shape.sequence_len, world_size)
     if asked == "auto":
         rows, accum = rows * accum, 1
-    _check_evaluation(spec.eval.tokens, rows, shape.sequence_len, world_size)
+    least_rows = 1 if asked == "auto" else rows  # what fits is not known yet
+    _check_evaluation(spec.eval.tokens, least_rows, shape.sequence_len, world_size)
 
     train = spec.train
     horizon: Literal["num_iterations", "target_flops", "target_param_data_ratio"]
