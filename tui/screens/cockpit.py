@@ -61,6 +61,21 @@ PANE_TOOLTIPS = (
 )
 
 
+def key_sections() -> list[Section]:
+    """All that has keys, as the help and docs/COCKPIT.md list it."""
+    from tui.app import Cockpit  # which loads this screen behind its first frame
+    from tui.screens.talk import TalkScreen, TokenText
+
+    return [
+        ("Everywhere", (Cockpit, CockpitScreen)),
+        ("On a chart", (ChartGrid, Chart)),
+        ("In the list of runs", (RunsPane,)),
+        ("In a text", (Transcript,)),
+        ("In the prompt line", (PromptInput,)),
+        ("On the screen of talks", (TalkScreen, TokenText)),
+    ]
+
+
 class CockpitScreen(Screen[None]):
     DEFAULT_CSS = """
     CockpitScreen { layout: vertical; }
@@ -338,20 +353,11 @@ class CockpitScreen(Screen[None]):
             self.action_show_pane("charts")
 
     def action_help(self) -> None:
-        self.app.push_screen(Help(self._key_sections()))
-
-    def _key_sections(self) -> list[Section]:
-        return [
-            ("Everywhere", (type(self.app), CockpitScreen)),
-            ("On a chart", (ChartGrid, Chart)),
-            ("In the list of runs", (RunsPane,)),
-            ("In a text", (Transcript,)),
-            ("In the prompt line", (PromptInput,)),
-        ]
+        self.app.push_screen(Help(key_sections()))
 
     def _warn_of_unknown_keys(self) -> None:
         """The reader's own keys are given by id, and an id can be mistyped."""
-        owners = [owner for _, classes in self._key_sections() for owner in classes]
+        owners = [owner for _, classes in key_sections() for owner in classes]
         known = {b.id for owner in owners for b in owner.BINDINGS if isinstance(b, Binding) and b.id}
         for name in sorted(set(self._own_keys) - known):
             self._say(f'cockpit.toml: no key is called "{name}"{did_you_mean(name, known)}', "warning")
