@@ -1,11 +1,14 @@
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from trainer_daemon.contract.errors import RefusedError, SpecError
@@ -396,3 +399,28 @@ def test_a_set_of_another_tokenizer_is_refused(corpus: DataSpec, cache: Path) ->
         assert prepare(data, TokenizerSpec(vocab_size=300, sha256=made.tokenizer.content_hash), cache, Told())
         with pytest.raises(SpecError, match=r"tokenizer\.sha256"):
             prepare(data, TokenizerSpec(vocab_size=300, sha256="0" * 64), cache, Told())
+
+
+@pytest.mark.fault
+def test_workers_of_a_preparer_that_is_killed_end_with_it(corpus: DataSpec, cache: Path) -> None:
+    code = (
+        "import multiprocessing, sys\n"
+        "from pathlib import Path\n"
+        "from trainer_daemon.contract.spec import DataSpec, TokenizerSpec\n"
+        "from trainer_daemon.engine.data import prepare as preparing\n"
+        "preparing.PROCESSES_ABOVE_BYTES = 0\n"
+        "def report(what, *_):\n"
+        "    if what == 'writing tokens':\n"
+        "        print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "        sys.stdin.read()\n"
+        f"preparing.prepare(DataSpec(source={corpus.source!r}), TokenizerSpec(vocab_size=300), Path({str(cache)!r}), report, workers=2)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as preparer:
+        assert preparer.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in preparer.stdout.readline().split()]
+        assert workers
+        preparer.kill()
+        _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []
