@@ -47,6 +47,7 @@ format: $(STAMP) ## let ruff rewrite
 bench: $(STAMP) ## measure, as ratios within one run
 	$(BIN)/python -m tests.bench.training_step
 	$(BIN)/python -m tests.bench.optimizer_step 7
+	$(BIN)/python -m tests.bench.writing
 	$(BIN)/python -m tests.bench.data_rates
 	$(BIN)/python -m tests.bench.watching
 
