@@ -42,8 +42,27 @@ def new_run(name: str, *overrides: str) -> RunDir:
     return run
 
 
+GENTLE = (
+    "train.num_iterations=6",
+    "train.global_batch_tokens=384",  # 12 rows: a share of whole rows for 1, 2, 3 and 4 ranks
+    "optim.embedding_lr=0.3",
+    "optim.matrix_lr=0.02",
+    "optim.scalar_lr=0.005",
+)
+"""Rates so small that six steps are too few for rounding to grow."""
+
+
+def losses(run: RunDir) -> list[float]:
+    return [
+        r.event.loss_nats
+        for r in read_all(run.journal)
+        if isinstance(r.event, TrainStep) and r.event.loss_nats
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_several_ranks_follow_one_rank_with_the_same_global_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world_size: int
 ) -> None:
@@ -53,26 +72,12 @@ def test_several_ranks_follow_one_rank_with_the_same_global_batch(
     which Adam turns into whole steps, so a few scalars may part while the function stays the same.
     """
     monkeypatch.setenv("LLMCTL_HOME", str(tmp_path))
-    # small rates, so that six steps are too few for rounding to grow
-    common = [
-        "train.num_iterations=6",
-        "optim.embedding_lr=0.3",
-        "optim.matrix_lr=0.02",
-        "optim.scalar_lr=0.005",
-    ]
-    one = new_run("one", "train.micro_batch_size=8", *common)
+    one = new_run("one", "train.micro_batch_size=12", *GENTLE)
     # that activations are computed again in backward must not show either
     again = "runtime.activation_checkpointing=selective"
-    many = new_run("many", f"train.micro_batch_size={8 // world_size}", again, *common)
+    many = new_run("many", f"train.micro_batch_size={12 // world_size}", again, *GENTLE)
     run_ranks(one, 1)
     run_ranks(many, world_size)
-
-    def losses(run: RunDir) -> list[float]:
-        return [
-            r.event.loss_nats
-            for r in read_all(run.journal)
-            if isinstance(r.event, TrainStep) and r.event.loss_nats
-        ]
 
     (started,) = [r.event for r in read_all(many.journal) if isinstance(r.event, AttemptStarted)]
     assert started.world_size == world_size
@@ -92,6 +97,29 @@ def test_replicas_stay_equal_to_the_bit(tmp_path: Path) -> None:
         load_file(tmp_path / "replica-1.safetensors"),
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_goes_from_two_ranks_to_one_to_three_as_if_there_had_been_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each rank held of the optimizer's state is put together and cut anew."""
+    monkeypatch.setenv("LLMCTL_HOME", str(tmp_path))
+    one = new_run("one", "train.micro_batch_size=12", *GENTLE)
+    passed_on = new_run("passed-on", "train.micro_batch_size=2", *GENTLE)
+    run_ranks(one, 1)
+    with JournalWriter(passed_on.journal, "control", 1) as control:
+        for stops_before, world_size in enumerate((2, 1)):
+            control.append(Command(f"r{stops_before}", "stop", {}))
+            monkeypatch.setenv("LLMCTL_CONTROL_AFTER", str(stops_before))
+            run_ranks(passed_on, world_size)
+    monkeypatch.setenv("LLMCTL_CONTROL_AFTER", "2")
+    run_ranks(passed_on, 3)
+    ends = [r.event.reason for r in read_all(passed_on.journal) if isinstance(r.event, Finished)]
+    assert ends == ["stopped", "stopped", "completed"]
+    assert losses(passed_on) == pytest.approx(losses(one), rel=1e-4)
+    assert len(losses(passed_on)) == 6
 
 
 def test_a_stopped_run_goes_on_when_its_ranks_are_started_by_hand(
