@@ -52,6 +52,15 @@ class Answer:
     pause_seconds: float | None = None
     """What the training waited, where it was the model in training."""
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """None where it is not known."""
+        if self.pause_seconds is None:
+            return tokens_per_second(self.completions)
+        # its tokens are counted at the end, all at once: what they took is the pause
+        tokens = sum(c.tokens for c in self.completions)
+        return tokens / self.pause_seconds if tokens and self.pause_seconds > 0 else None
+
 
 def sample(
     checkpoint: CheckpointArgument,
@@ -220,7 +229,7 @@ def _show_side_by_side(prompt: str, answers: list[Answer]) -> None:
 def _summary(answer: Answer, request: "Generation") -> str:
     tokens = sum(c.tokens for c in answer.completions)
     parts = [f"step {answer.step}", f"{tokens} tokens"]
-    if (speed := tokens_per_second(answer.completions)) is not None:
+    if (speed := answer.tokens_per_second) is not None:
         parts.append(f"{speed:.0f} tok/s")
     parts += [answer.device] if answer.device else []
     parts += [f"seed {request.seed}"]
@@ -253,6 +262,6 @@ def _answer_json(answer: Answer, request: "Generation") -> dict[str, Any]:
             for c in answer.completions
         ],
         "time_to_first_token_seconds": answer.completions[0].first_token_seconds,
-        "tokens_per_second": tokens_per_second(answer.completions),
+        "tokens_per_second": answer.tokens_per_second,
         "pause_seconds": answer.pause_seconds,
     }

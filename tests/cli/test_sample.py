@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.generation import Completion, in_order, tokens_per_second
+from cli.sample import Answer
 from tests.cli.conftest import Llmctl, add_checkpoint, completed_run
 from tests.cli.parrot import Parrot
 from trainer_daemon.contract.generation import Piece
@@ -155,3 +156,8 @@ def test_speed_counts_what_came_after_the_first_token() -> None:
     assert tokens_per_second([first]) == 5
     assert tokens_per_second([first, Completion(tokens=11, first_token_seconds=1.5, seconds=5.0)]) == 5
     assert tokens_per_second([Completion(tokens=1, first_token_seconds=1.0, seconds=1.0)]) is None
+
+
+def test_the_speed_of_the_model_in_training_is_that_of_its_pause() -> None:
+    live = [Completion(tokens=12, first_token_seconds=0.9, seconds=0.9001)]
+    assert Answer(None, 4, live, pause_seconds=0.5).tokens_per_second == 24
