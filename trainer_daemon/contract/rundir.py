@@ -306,16 +306,16 @@ PROBE_PATIENCE_SECONDS = 5.0
 """A probe holds a lock for microseconds, unless its process is preempted just then: on a full machine for a while."""
 
 
-def hold_lock(path: Path, *, shared: bool = False) -> int:
+def hold_lock(path: Path, *, shared: bool = False, keeper_is_ending: bool = False) -> int:
     """Take a flock for the rest of this process's life; returns its descriptor. Raises RefusedError when it is held.
 
     A lock is kept in one mode, exclusively by one process or shared by many, and probed in the other; so what is in the
-    way can be told apart, and a probe is waited for.
+    way can be told apart, and a probe is waited for. `keeper_is_ending`: so is whoever keeps it.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + PROBE_PATIENCE_SECONDS
     while not _lock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
-        is_kept = not shared and not _could_lock(fd, fcntl.LOCK_SH)
+        is_kept = not shared and not keeper_is_ending and not _could_lock(fd, fcntl.LOCK_SH)
         if is_kept or time.monotonic() > deadline:
             os.close(fd)
             raise RefusedError(f"{path} is held by another process: this run is already going")

@@ -78,7 +78,7 @@ def kill_unheard_run(run: RunDir, supervisor_pid: int | None) -> None:
 
 def _write_last_word(run: RunDir) -> None:
     """In the place of a supervisor that was ended: who reads the run later sees that it was no crash."""
-    lock = hold_lock(run.run_lock)
+    lock = hold_lock(run.run_lock, keeper_is_ending=True)
     try:
         status = fold_journal(run, load_snapshot(run))
         if status.state not in FINAL_STATES:
