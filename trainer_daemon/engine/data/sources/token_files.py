@@ -95,8 +95,8 @@ def divide(
 
 def _joined(parts: list[IntegerArray]) -> list[IntegerArray]:
     """The parts as one array, in a list that is empty when the array would be."""
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return [whole] if len(whole) else []
+    filled = [part for part in parts if len(part)]
+    return [np.concatenate(filled)] if len(filled) > 1 else filled
 
 
 def _pieces(blocks: Iterator[tuple[IntegerArray, int]]) -> Iterator[tuple[IntegerArray, int]]:
