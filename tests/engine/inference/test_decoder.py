@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.engine.inference.conftest import FULL, WINDOWED, perturbed
+from trainer_daemon.contract.scaling import ModelShape
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.decoder import Decoder
 from trainer_daemon.engine.inference.recorded import RecordedDecoder, recording_size
@@ -109,11 +110,18 @@ def test_windowed_layers_keep_their_window_and_no_more(windowed: GPT) -> None:
     assert [layer.size(3) for layer in cache.layers] == [8, 31, 256]
 
 
-def test_a_decoder_of_another_function_is_noticed(windowed: GPT) -> None:
-    decoder, other = Decoder.of(windowed), perturbed(WINDOWED)
+@pytest.mark.parametrize("shape", [WINDOWED, FULL], ids=["windowed", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_decoder_of_another_function_is_noticed_and_rounding_is_not(
+    shape: ModelShape, dtype: torch.dtype
+) -> None:
+    """Samples of a sound bf16 run were refused as another function's: its logits, 1.5 in size, lay 0.09 apart at most."""
+    model, other = perturbed(shape, dtype).train(), perturbed(shape, dtype)
     with torch.no_grad():
-        other.smear_lambda.add_(1)
-    assert decoder.agrees_with(windowed)
+        other.smear_lambda.add_(2)
+    decoder = Decoder.of(model)
+    assert decoder.agrees_with(model)
+    assert model.training
     assert not decoder.agrees_with(other)
 
 
