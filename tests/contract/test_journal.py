@@ -370,3 +370,14 @@ def test_a_kind_of_string_is_written_as_the_string_it_is(tmp_path: Path) -> None
 
     write(tmp_path, Version("2.13.0"))
     assert texts(tmp_path) == ["2.13.0"]
+
+
+def test_a_value_that_json_does_not_know_is_written_in_words_and_never_raises(tmp_path: Path) -> None:
+    strange = Command("a", "sample", {"where": Path("/tmp/x"), "how many": 1 << 80, "which": {"one"}})
+    with JournalWriter(tmp_path, "train", 1) as writer:
+        assert writer.append(strange)
+    (record,) = read_all(tmp_path)
+    assert isinstance(record.event, Command)
+    assert record.event.arguments["where"] == "/tmp/x"
+    assert record.event.arguments["how many"] == pytest.approx(1 << 80)
+    assert "one" in record.event.arguments["which"]

@@ -113,14 +113,14 @@ def _json() -> _Json:
     def encode(values: dict[str, Any]) -> bytes:
         try:
             return msgspec.json.encode(values)
-        except (UnicodeEncodeError, TypeError):  # half a character, from a sample that was cut; a kind of str
+        except Exception:  # noqa: BLE001  # half a character, from a sample that was cut; a kind of str; a huge int
             return _encode_plainly(values)
 
     return _Json(encode, msgspec.json.decode, (*wrong, msgspec.MsgspecError))
 
 
 def _encode_plainly(values: dict[str, Any]) -> bytes:
-    text = json.dumps(_finite(values), separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(_finite(values), separators=(",", ":"), ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace")
 
 

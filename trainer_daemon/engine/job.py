@@ -123,6 +123,8 @@ class Job:
     """The step of the newest check that found all ranks' parameters equal, of this attempt."""
     last_score: tuple[int, float] | None = None
     """(step, val_bpb) of this attempt's last evaluation: its checkpoint may still be being written."""
+    decoder_is_behind: bool = False
+    """Whether a sample of this attempt found the fast decoder to compute another function than the model."""
     _phase: Phase = "building"
 
     @contextmanager

@@ -91,6 +91,7 @@ def load_writer(checkpoint: Path, device: "torch.device") -> BatchWriter:
 
     from trainer_daemon.engine.inference.batch import Batch
     from trainer_daemon.engine.inference.session import load_session
+    from trainer_daemon.engine.inference.uncached import DECODER_IS_BEHIND, UncachedDecoder
 
     begun = time.monotonic()
     model_bytes = check_memory(checkpoint)
@@ -98,6 +99,8 @@ def load_writer(checkpoint: Path, device: "torch.device") -> BatchWriter:
     session = load_session(checkpoint, device=device, dtype=dtype)
     threads = threads_for(model_bytes, is_training=any(run.ranks_are_alive() for run in all_runs()))
     decoder = session.decoder
+    if isinstance(decoder, UncachedDecoder):
+        print(f"{checkpoint}: {DECODER_IS_BEHIND}", flush=True)
     cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     loaded = Loaded(
         step=session.step,

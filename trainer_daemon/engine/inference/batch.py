@@ -5,7 +5,7 @@ are not held up by many newcomers. What a text becomes does not depend on the ot
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from random import Random
 
@@ -15,9 +15,11 @@ from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.generation import Alternative, FinishReason, Generation, Piece, TokenLogprob
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.decoder import Decoder
+from trainer_daemon.engine.inference.kv_cache import KVCache
 from trainer_daemon.engine.inference.recorded import RecordedDecoder
 from trainer_daemon.engine.inference.sampling import logprob_of, pick_token
 from trainer_daemon.engine.inference.text import StopFinder, TextStream
+from trainer_daemon.engine.inference.uncached import Texts, UncachedDecoder
 
 DEFAULT_ROWS = 16
 """Texts written at once; more of them wait for their turn."""
@@ -26,15 +28,25 @@ DEFAULT_ROWS = 16
 class Batch:
     """For one thread."""
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, rows: int = DEFAULT_ROWS) -> None:
-        self._decoder = decoder
+    def __init__(
+        self, decoder: Decoder | UncachedDecoder, tokenizer: Tokenizer, rows: int = DEFAULT_ROWS
+    ) -> None:
         self._tokenizer = tokenizer
-        self._cache = decoder.new_cache(rows)
-        self._decode = (
-            RecordedDecoder(decoder, self._cache).decode
-            if decoder.device.type == "cuda"
-            else partial(decoder.decode, cache=self._cache)
-        )
+        self._cache: KVCache | Texts
+        self._prefill: Callable[[Sequence[int], int], Tensor]
+        self._decode: Callable[[Sequence[int]], Tensor]
+        if isinstance(decoder, Decoder):
+            cache = self._cache = decoder.new_cache(rows)
+            self._prefill = lambda ids, row: decoder.prefill(ids, cache, row)
+            self._decode = (
+                RecordedDecoder(decoder, cache).decode
+                if decoder.device.type == "cuda"
+                else partial(decoder.decode, cache=cache)
+            )
+        else:
+            texts = self._cache = decoder.new_cache(rows)
+            self._prefill = lambda ids, row: decoder.prefill(ids, texts, row)
+            self._decode = partial(decoder.decode, cache=texts)
         self._rows: list[_Text] = []
         """By row of the cache."""
         self._waiting: deque[_Text] = deque()
@@ -88,7 +100,7 @@ class Batch:
         if self._waiting and len(self._rows) < self._cache.rows:
             text, row = self._waiting.popleft(), self._cache.add()
             self._rows.append(text)
-            written.append((text, self._decoder.prefill(text.ids[text.forgotten :], self._cache, row)))
+            written.append((text, self._prefill(text.ids[text.forgotten :], row)))
         pieces = [(text.ticket, text.take(row_logits)) for text, row_logits in written]
         for row in reversed(range(len(self._rows))):
             if self._rows[row].is_over:

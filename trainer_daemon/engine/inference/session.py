@@ -14,6 +14,8 @@ from trainer_daemon.engine.checkpoint.files import load_tensors
 from trainer_daemon.engine.checkpoint.store import read_manifest, verify_checkpoint
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.decoder import Decoder
+from trainer_daemon.engine.inference.uncached import UncachedDecoder, decoder_for
+from trainer_daemon.engine.models.gpt import GPT
 
 READ = {"model.safetensors", "spec.json", "tokenizer.json"}
 """Of a checkpoint's files; the optimizer's, twice as large, are not even hashed."""
@@ -34,7 +36,7 @@ class StoredModel:
 class Session:
     """A model and its tokenizer."""
 
-    decoder: Decoder
+    decoder: Decoder | UncachedDecoder
     tokenizer: Tokenizer
     step: int
 
@@ -68,9 +70,11 @@ def load_session(
     dtype: torch.dtype = torch.float32,
 ) -> Session:
     """A checkpoint, ready to write. Raises as `read_model`."""
-    model = read_model(checkpoint)
+    stored = read_model(checkpoint)
+    model = GPT(stored.shape, compute_dtype=dtype, device=device)
     try:
-        decoder = Decoder(model.shape, model.tensors, dtype=dtype, device=device)
-    except (KeyError, RuntimeError) as e:
+        # assigned, not copied: the model takes no memory of its own, and is gone where the fast decoder writes
+        model.load_state_dict({name: t.to(device) for name, t in stored.tensors.items()}, assign=True)
+    except RuntimeError as e:
         raise RunFailedError(f"{checkpoint.name} does not hold the model that its spec describes: {e}") from e
-    return Session(decoder, model.tokenizer, model.step)
+    return Session(decoder_for(model), stored.tokenizer, stored.step)

@@ -3,8 +3,8 @@
 A decoder-only transformer without biases or learned norms: rotary positions, QK-norm, relu², a sliding window on most
 layers, value embeddings on every second one, a smear of each token into the next, and scalars that mix the embedding
 back into every block. Shapes come from `contract.scaling.ModelShape`. Matrices are kept in fp32 and cast where they
-are used; embedding tables are kept in the compute dtype. `inference/decoder.py` computes the same function for writing:
-change both.
+are used; embedding tables are kept in the compute dtype. `inference/decoder.py` computes the same function for writing,
+fast: until it is changed as well, text is right but slow.
 
 B batch   T tokens   C width   H heads   K key/value heads   D head width   V vocabulary   L layers
 """
