@@ -28,7 +28,6 @@ from cli.references import CheckpointArgument, find_checkpoint
 
 if TYPE_CHECKING:
     from trainer_daemon.contract.generation import Generation
-    from trainer_daemon.link.inference import Worker
 
 TEXT_BYTES = 30_000
 """Of what stands, so much of the end is sent: far more than a context holds."""
@@ -63,7 +62,6 @@ def chat(
 ) -> None:
     """Write together with a model: you begin, it goes on."""
     from trainer_daemon.contract.generation import Generation
-    from trainer_daemon.link.inference import open_worker
 
     drawing = Generation(
         prompt="",
@@ -77,11 +75,10 @@ def chat(
         seed=new_seed() if seed is None else seed,
     )
     path = find_checkpoint(checkpoint)[1].path  # a wrong name costs no worker
-    with open_worker() as worker:
-        conversation = Conversation(worker, path, drawing)
-        conversation.open(checkpoint)
-        say("a base model: it continues what you begin, it does not answer. /help lists what it understands")
-        hold(conversation, terminal_reader() if sys.stdin.isatty() else plain_reader)
+    conversation = Conversation(path, drawing)
+    conversation.open(checkpoint)
+    say("a base model: it continues what you begin, it does not answer. /help lists what it understands")
+    hold(conversation, terminal_reader() if sys.stdin.isatty() else plain_reader)
 
 
 Reader = Callable[[str], str]
@@ -154,10 +151,12 @@ class Turn:
 
 
 class Conversation:
-    """What stands so far, and how it goes on."""
+    """What stands so far, and how it goes on.
 
-    def __init__(self, worker: "Worker", checkpoint: Path, drawing: "Generation") -> None:
-        self._worker = worker
+    A worker is asked for anew with each answer: it ends when nobody has asked for a while, and readers think for longer.
+    """
+
+    def __init__(self, checkpoint: Path, drawing: "Generation") -> None:
         self._checkpoint = checkpoint
         self.drawing = drawing
         """How tokens are chosen; each answer counts the seed up."""
@@ -175,8 +174,11 @@ class Conversation:
 
     def open(self, reference: str) -> None:
         """Go on with this checkpoint. Raises LlmctlError, and stays with the one before, when it cannot be had."""
+        from trainer_daemon.link.inference import open_worker
+
         run, info = find_checkpoint(reference)
-        loaded = self._worker.open(info.path)
+        with open_worker() as worker:
+            loaded = worker.open(info.path)
         self._checkpoint = info.path
         name = run.name if run else info.path.parent.parent.name
         say(f"{name} as of step {loaded.step}, {loaded.context} tokens of context, on {loaded.device}")
@@ -196,6 +198,7 @@ class Conversation:
     def _answer(self) -> None:
         from trainer_daemon.contract.errors import LlmctlError
         from trainer_daemon.contract.text import printable
+        from trainer_daemon.link.inference import open_worker
 
         turn = self.turns[-1]
         turn.typed, turn.written = printable(turn.typed), ""
@@ -205,7 +208,7 @@ class Conversation:
         forgotten = 0
         out(turn.typed, end="")
         try:
-            with closing(self._worker.generate(self._checkpoint, request)) as pieces:
+            with open_worker() as worker, closing(worker.generate(self._checkpoint, request)) as pieces:
                 for piece in pieces:
                     shown = printable(piece.text)
                     turn.written += shown

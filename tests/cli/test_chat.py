@@ -3,6 +3,7 @@
 import io
 from _thread import interrupt_main
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from cli.chat import Conversation, last_bytes
 from tests.cli.conftest import Llmctl, add_checkpoint, completed_run
 from tests.cli.parrot import Parrot
 from trainer_daemon.contract.generation import Generation
-from trainer_daemon.link.inference import Worker, worker_folder
 
 DRAWING = Generation(prompt="", max_tokens=5, temperature=0.5, seed=9)
 
@@ -114,9 +114,8 @@ def test_when_the_model_ends_its_text_the_next_part_begins_another(
 def test_a_chat_command_that_makes_no_sense_changes_nothing(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], parrot: Parrot, line: str
 ) -> None:
-    with Worker(worker_folder()) as worker:
-        chat = Conversation(worker, checkpoint, DRAWING)
-        assert chat.obey(line)
+    chat = Conversation(checkpoint, DRAWING)
+    assert chat.obey(line)
     assert (chat.drawing, chat.turns) == (DRAWING, [])
     assert capsys.readouterr().err
 
@@ -136,12 +135,24 @@ def test_ctrl_c_ends_the_models_turn_and_keeps_what_it_wrote(
 ) -> None:
     terminal = Impatient()
     monkeypatch.setattr("sys.stdout", terminal)
-    with Worker(worker_folder()) as worker:
-        chat = Conversation(worker, checkpoint, Generation(prompt="", max_tokens=60_000))
-        chat.go_on("Once")
+    chat = Conversation(checkpoint, Generation(prompt="", max_tokens=60_000))
+    chat.go_on("Once")
     assert chat.text.startswith("Once 10 2")
     assert terminal.getvalue().startswith("Once 10 2")
     assert terminal.getvalue().endswith(" …\n")
+
+
+def test_a_reader_who_thinks_until_the_worker_has_left_is_answered_by_the_next_one(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After two quiet minutes every further part of a chat was answered with "the inference worker is gone"."""
+    chat = Conversation(checkpoint, DRAWING)
+    for part in ("Once", "then"):
+        with closing(Parrot()) as parrot:
+            chat.go_on(part)
+        assert len(parrot.asked) == 1
+    assert "error" not in capsys.readouterr().err
+    assert [turn.written for turn in chat.turns] == [" 10 2 3 4!", " 10 2 3 4!"]
 
 
 def test_the_end_of_a_text_is_cut_between_characters() -> None:
