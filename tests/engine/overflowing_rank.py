@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.tiny import Recorder, build_tiny, tiny_spec
+from trainer_daemon.__main__ import run_and_leave
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.optim.gradients import Gradients
 from trainer_daemon.engine.ranks import join_ranks
@@ -27,7 +28,7 @@ class OverflowingGradients(Gradients):
         return super().finish()
 
 
-if __name__ == "__main__":
+def main() -> int:
     home, folder = Path(sys.argv[1]), Path(sys.argv[2])
     spec = tiny_spec("runtime.precision=fp16", "train.num_iterations=5", "checkpoint.every=none")
     ranks = join_ranks(spec.runtime)
@@ -42,3 +43,8 @@ if __name__ == "__main__":
     told = {"scale": job.gradients.loss_scale.value, "updates": job.optimizer.steps_taken}
     (folder / f"told-{ranks.rank}.json").write_text(json.dumps(told))
     ranks.close()
+    return 0
+
+
+if __name__ == "__main__":
+    run_and_leave(main)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.tiny import Recorder, build_tiny, tiny_spec
+from trainer_daemon.__main__ import run_and_leave
 from trainer_daemon.contract.events import Evaluated, TrainStep
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.ranks import join_ranks
@@ -18,7 +19,8 @@ from trainer_daemon.engine.timers import Timers
 
 NAN_LOSS_STEP, NAN_GRADIENT_STEP = 3, 6
 
-if __name__ == "__main__":
+
+def main() -> int:
     folder = Path(sys.argv[1])
     spec = tiny_spec(
         "train.num_iterations=8",
@@ -56,3 +58,8 @@ if __name__ == "__main__":
     }
     (folder / f"told-{ranks.rank}.json").write_text(json.dumps(told))
     ranks.close()
+    return 0
+
+
+if __name__ == "__main__":
+    run_and_leave(main)

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 from tests.tiny import Recorder, run_tiny, tiny_spec
+from trainer_daemon.__main__ import run_and_leave
 from trainer_daemon.contract.events import Command
 from trainer_daemon.engine.ranks import join_ranks
 
 STOP_STEP = 3
 
-if __name__ == "__main__":
+
+def main() -> int:
     home = Path(sys.argv[1])
     ranks = join_ranks(tiny_spec().runtime)
     stop = {STOP_STEP: [Command("r1", "stop", {})]} if ranks.is_main else {}
@@ -29,3 +31,8 @@ if __name__ == "__main__":
         if ranks.is_main:
             (folder / "losses.json").write_text(json.dumps([list(r.losses.items()) for r in recorders]))
     ranks.close()
+    return 0
+
+
+if __name__ == "__main__":
+    run_and_leave(main)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.tiny import tiny_spec
+from trainer_daemon.__main__ import leave
 from trainer_daemon.contract.scaling import TrainingPlan, training_plan
 from trainer_daemon.engine.job import build_network
 from trainer_daemon.engine.micro_batch import Network, try_out
@@ -46,3 +47,4 @@ if __name__ == "__main__":
     decided = f"{choice.plan.micro_batch_size} x {choice.plan.grad_accum_steps}"
     (Path(sys.argv[1]) / f"decided-{ranks.rank}").write_text(decided)
     ranks.close()
+    leave(0)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tests.tiny import Recorder, build_tiny, tiny_spec
+from trainer_daemon.__main__ import run_and_leave
 from trainer_daemon.contract.events import Event, TrainStep, to_fields
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.loop import train
@@ -44,7 +45,7 @@ class FaultyRecorder(Recorder):
             bits[0] ^= 1 << 10
 
 
-def main() -> None:
+def main() -> int:
     folder, fault, *overrides = sys.argv[1:]
     spec = tiny_spec(*overrides)
     ranks = join_ranks(spec.runtime)
@@ -72,7 +73,8 @@ def main() -> None:
     finite = all(bool(torch.isfinite(p).all()) for p in job.model.parameters())
     (Path(folder) / f"rank-{ranks.rank}.json").write_text(json.dumps({"events": told, "finite": finite}))
     ranks.close()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave(main)

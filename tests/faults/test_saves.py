@@ -15,7 +15,7 @@ from tests.faults import saver_program
 from tests.faults.conftest import rounds
 from tests.tiny import Recorder, run_tiny, tiny_spec
 from trainer_daemon.contract.errors import RunFailedError
-from trainer_daemon.contract.events import CheckpointFailed, CheckpointSaved, Event, TrainStep
+from trainer_daemon.contract.events import CheckpointFailed, CheckpointSaved, Command, Event, TrainStep
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.files import choose_checkpoint, load_progress, load_tensors
 
@@ -107,13 +107,13 @@ def forge_manifest(folder: Path, **changes: object) -> None:
 )
 def test_a_forged_checkpoint_never_runs_code(home: Path, tmp_path: Path, name: str) -> None:
     """23: whatever file of it is a pickle, under a manifest whose hashes are right, the run refuses or ignores it."""
-    run_tiny(tiny_spec("train.num_iterations=2"), home, Recorder(), tmp_path)
+    spec = tiny_spec("train.num_iterations=4")
+    run_tiny(spec, home, Recorder({2: [Command("r1", "stop", {})]}), tmp_path)
     canary = tmp_path / "canary"
     folder = tmp_path / "step-00000002"
     torch.save({"model": Canary(canary)}, folder / name)  # torch's own format, with a pickle inside
     torch.save(Canary(canary), folder / "x.metadata")
     forge_manifest(folder)
-    spec = tiny_spec("train.num_iterations=4")
     if name == "extra.pt":
         assert run_tiny(spec, home, Recorder(), tmp_path)[0].reason == "completed"
     else:

@@ -2,7 +2,7 @@
 
 FAULT, in the environment, makes it misbehave: `exit2` (a spec error), `crash` (an exception after each third step),
 `deaf` (ignores stop and SIGTERM), `full` (cannot save at a stop), `orphan` (leaves a child of its own behind), `sleepy` (does not start to step),
-`flood` (prints 400 MB before its first step).
+`flood` (prints 200 MB before its first step, and as much again once its log was cut).
 """
 
 import ctypes
@@ -71,6 +71,12 @@ def saved(step: int) -> Event:
     )
 
 
+def print_200_mb() -> None:
+    line = b"x" * 999_999 + b"\n"
+    for _ in range(200):
+        os.write(1, line)
+
+
 def main() -> int:
     run = RunDir(Path(sys.argv[1]))
     rank, attempt = int(os.environ["RANK"]), int(os.environ["LLMCTL_ATTEMPT"])
@@ -114,9 +120,10 @@ def main() -> int:
         journal.append(event("resumed", step=step, checkpoint=f"step-{step}", min_val_bpb=None))
 
     if fault == "flood":  # within one step, where no rank turns its file over
-        line = b"x" * 1023 + b"\n"
-        for _ in range(400 * 1024):
-            os.write(1, line)
+        print_200_mb()
+        while os.fstat(1).st_size >= 200_000_000:  # a test that nobody cuts it for ends by its own timeout
+            time.sleep(0.02)
+        print_200_mb()
 
     def save() -> None:
         (run.checkpoints / f"step-{step}").touch()

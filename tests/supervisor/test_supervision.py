@@ -426,7 +426,7 @@ def test_a_run_that_goes_wrong_slowly_is_told_so(daemons: Daemons, monkeypatch: 
 def test_a_flood_of_output_is_held_to_its_bound_and_told(
     daemons: Daemons, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fault 50, the disk's half: 400 MB printed within one step."""
+    """Fault 50, the disk's half: 400 MB printed within one step, the second half as soon as the first was cut."""
     monkeypatch.setenv("FAULT", "flood")
     run = daemons.start(steps=3)
     largest = 0

@@ -14,7 +14,7 @@ LOG_BYTES = 32 * 2**20
 """A file of this size is turned over."""
 OLDER_FILES = 4
 CUT_BYTES = 2 * LOG_BYTES
-"""A file of this size is cut to nothing, by the supervisor. At 100 MB/s and a look a second a rank holds some 300 MB."""
+"""A file of this size is cut to nothing, by the supervisor, which looks many times a second."""
 
 
 class OwnOutput:

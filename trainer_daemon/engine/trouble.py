@@ -78,6 +78,7 @@ def roll_back(job: Job) -> bool:
     restore_generators(checkpoint, job.ranks)
     job.progress.become(saved)
     job.progress.samples_seen = samples_seen
+    job.progress.micro_batch_size = job.plan.micro_batch_size  # of this launch, not of the one that saved it
     job.saved_step = saved.step
     job.health.rolled_back()
     job.emit(Resumed(saved.step, checkpoint.name, saved.min_val_bpb))

@@ -200,6 +200,7 @@ class Supervisor:
             self._port.serve(TAIL_SECONDS, self._answer)
             self._follow_journal()
             self._step()
+            self._bound_logs()
             self._beat()
         self._deliver_the_rest()
         self._store()
@@ -290,7 +291,6 @@ class Supervisor:
         self._port.stay_reachable()
         if self._agent is not None and self._ladder_since is None:
             self._look_for_hang(self._agent)
-        self._bound_logs()
         self._port.heartbeat(self._status.cursors)
         with suppress(OSError):  # a disk that is full costs those who come late some seconds
             thin_full_segments(self._run.journal)

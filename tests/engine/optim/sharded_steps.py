@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.engine.optim.small import new_model, small_plan, take_steps
+from trainer_daemon.__main__ import run_and_leave
 from trainer_daemon.contract.spec import RuntimeSpec
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
@@ -42,7 +43,12 @@ def main(folder: Path, ranks: Ranks) -> None:
         leave(folder, f"{name}-resumed", ranks, resumed, again)
 
 
-if __name__ == "__main__":
+def run() -> int:
     joined = join_ranks(RuntimeSpec(device="cpu", threads_per_rank=1))
     main(Path(sys.argv[1]), joined)
     joined.close()
+    return 0
+
+
+if __name__ == "__main__":
+    run_and_leave(run)
