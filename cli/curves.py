@@ -35,9 +35,7 @@ HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
 RunArguments = Annotated[
     list[str],
-    typer.Argument(
-        metavar="RUN...", help="Runs by name, unique prefix or @last.", autocompletion=complete_run
-    ),
+    typer.Argument(metavar="RUN", help="Runs by name, unique prefix or @last.", autocompletion=complete_run),
 ]
 MetricOption = Annotated[
     list[str] | None,

@@ -253,20 +253,29 @@ def inspect(
 
 
 def find_set(which: str) -> Path:
-    """The folder of a prepared set. Raises NotFoundError saying what there is."""
+    """The folder of a prepared set, by its path, its name, the beginning of it, or the source that `list` shows.
+
+    Raises NotFoundError saying what there is.
+    """
     from trainer_daemon.contract.errors import NotFoundError
     from trainer_daemon.contract.rundir import home
     from trainer_daemon.engine.data.prepare import all_sets
 
     if (Path(which) / "meta.json").is_file():
         return Path(which)
-    names: dict[str, Path] = {folder.name: folder for folder, _ in reversed(all_sets(home()))}
+    sets = {folder.name: (folder, str(meta["name"])) for folder, meta in reversed(all_sets(home()))}
     near: list[Path] = (
-        [names[which]] if which in names else [names[n] for n in names if which and n.startswith(which)]
+        [sets[which][0]]
+        if which in sets
+        else [folder for name, (folder, _) in sets.items() if which and name.startswith(which)]
+        or [folder for folder, source in sets.values() if which and Path(source).name == Path(which).name]
     )
     if len(near) == 1:
         return near[0]
-    known = ", ".join(list(names)[:8]) or "none yet; prepare a corpus: llmctl data prepare SOURCE"
+    known = (
+        ", ".join(f"{name} ({Path(source).name})" for name, (_, source) in list(sets.items())[:8])
+        or "none yet; prepare a corpus: llmctl data prepare SOURCE"
+    )
     raise NotFoundError(
         f'"{which}" {"means several sets" if near else "is no prepared set"}; there are: {known}'
     )

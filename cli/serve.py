@@ -22,9 +22,7 @@ GOODBYE_SECONDS = 2
 def serve(
     checkpoints: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RUN[@STEP]...", help="The checkpoints to serve.", autocompletion=complete_run
-        ),
+        typer.Argument(metavar="RUN[@STEP]", help="The checkpoints to serve.", autocompletion=complete_run),
     ],
     port: Annotated[
         int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes one that is free.")

@@ -60,6 +60,10 @@ def test_a_prepared_corpus_is_listed_inspected_and_planned_with(
     assert any("times over its text" in note for note in planned["notes"])
     assert planned["model"]["vocab_size"] == made["vocab_size"]
 
+    for way_to_say_it in (made["set"][:6], str(corpus), corpus.name):
+        assert made["path"] in llmctl("data", "inspect", way_to_say_it).out
+    assert f"{made['set']} ({corpus.name})" in llmctl("data", "inspect", "none").err
+
     corpus.write_text(corpus.read_text() * 2)
     assert f"{corpus} is gone or is not as it was" in llmctl("data", "inspect", made["set"]).err
 
