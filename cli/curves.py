@@ -108,7 +108,10 @@ def plot(
     from trainer_daemon.contract.errors import SpecError
     from tui.chart.symbols import SYMBOLS
     from tui.figures import figure, first_view
+    from tui.overlay import MOST_RUNS
 
+    if len(runs) > 1 + MOST_RUNS:
+        raise SpecError(f"plot draws at most {1 + MOST_RUNS} runs, for lack of colours; got {len(runs)}")
     readings = read_runs(runs)
     first, *others = (reading.state for reading in readings)
     specs = chart_specs(metric or [m for m in DEFAULT_METRICS if m in first.history.metrics], first)

@@ -161,3 +161,9 @@ def test_a_vector_picture_holds_one_chart(llmctl: Llmctl, pair: None, tmp_path: 
 def test_a_run_without_a_plan_is_plotted_too(llmctl: Llmctl, home: Path) -> None:
     completed_run("old")
     assert "loss" in llmctl("plot", "old", "--once").out
+
+
+def test_more_runs_than_there_are_colours_are_refused(llmctl: Llmctl, pair: None) -> None:
+    told = llmctl("plot", *["plain"] * 9)
+    assert told.code == 2
+    assert "at most 8" in told.err

@@ -155,7 +155,7 @@ def test_probes_by_many_readers_refuse_no_rank_and_mislead_no_other_probe(tmp_pa
         "import sys; from pathlib import Path; from trainer_daemon.contract.rundir import RunDir\n"
         "run = RunDir(Path(sys.argv[1]))\n"
         "print('ready', flush=True)\n"
-        "print(any(run.ranks_are_alive() for _ in range(5000)), flush=True)\n"
+        "print(any(run.ranks_are_alive() for _ in range(10000)), flush=True)\n"
     )
     probers = [
         subprocess.Popen(

@@ -160,6 +160,24 @@ def test_every_frame_looks_as_if_there_were_no_differ(seed: int) -> None:
     assert app.bytes_diffed < app.bytes_stock
 
 
+def test_a_line_that_changes_in_one_place_costs_less_than_half_of_its_repaint() -> None:
+    """However frames fall together: each holds this one change."""
+    app = BusyApp(0, 70, 28)
+
+    async def count(_: Pilot[object]) -> None:
+        left = app.screen_stack[0].query_one("#left", Static)
+        left.update("step 0 of a run that goes on for long")
+        await app.painted()
+        app.bytes_stock = app.bytes_diffed = 0
+        for step in range(1, 10):
+            left.update(f"step {step} of a run that goes on for long")
+            await app.painted()
+        app.exit()
+
+    asyncio.run(app.run_async(size=(70, 28), auto_pilot=count))
+    assert 0 < app.bytes_diffed < app.bytes_stock / 2
+
+
 def test_a_terminal_that_was_resized_is_painted_anew() -> None:
     app = BusyApp(0, 70, 28)
 
