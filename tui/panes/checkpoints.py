@@ -8,7 +8,10 @@ from textual.widgets import DataTable
 from tui.ink import GREEN, hue, palette_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, Checkpoint, RunState
+from tui.widgets.table import Table
 from tui.wording import clock, count, fixed, size
+
+FIGURES = ("step", "val bpb", "loss nats", "size", "saved")
 
 
 class CheckpointsPane(Pane):
@@ -28,19 +31,14 @@ class CheckpointsPane(Pane):
     """The folders there are; None while nobody has looked."""
 
     def compose(self) -> ComposeResult:
-        table: DataTable[Text] = DataTable(cursor_type="row", cell_padding=2, id="checkpoints-table")
-        for name in ("step", "val bpb", "loss nats", "size", "saved", ""):
-            table.add_column(Text(name, justify="right" if name != "" else "left"), key=name or "word")
-        yield table
+        yield Table(cursor_type="row", cell_padding=2, id="checkpoints-table")
 
     def draw(self, state: RunState, changed: set[Area]) -> None:
         if "checkpoints" not in changed:
             return
         ink = palette_of(self.app)
-        table = self.query_one(DataTable)
-        at = table.cursor_row
-        table.clear()
         best, last = state.best_checkpoint, state.last_checkpoint
+        rows = []
         for checkpoint in sorted(state.checkpoints.values(), key=lambda c: -c.step):
             words = [word for word, it in (("best", best), ("newest", last)) if it is checkpoint]
             is_gone = self.stored is not None and checkpoint.path not in self.stored
@@ -49,9 +47,9 @@ class CheckpointsPane(Pane):
             if is_gone:
                 for cell in cells:
                     cell.style = ink.muted
-            table.add_row(*cells, key=checkpoint.path)
-        if table.row_count:
-            table.move_cursor(row=min(at, table.row_count - 1), animate=False)
+            rows.append((checkpoint.path, cells))
+        headings = [*(Text(name, justify="right") for name in FIGURES), Text()]
+        self.query_one(Table).fill(headings, rows)
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if event.row_key.value is not None:

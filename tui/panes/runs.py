@@ -20,6 +20,7 @@ from tui.chart.axis import compact, duration
 from tui.ink import GLYPH_OF_STATE, HUE_OF_STATE, hue, palette_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, RunState
+from tui.widgets.table import Table
 from tui.wording import UNKNOWN, count, fixed
 
 LOOK_SECONDS = 3.0
@@ -65,8 +66,7 @@ class RunsPane(Pane):
         self._runs: dict[str, RunDir] = {}
 
     def compose(self) -> ComposeResult:
-        table: DataTable[Text] = DataTable(cursor_type="row", id="runs-table")
-        yield table
+        yield Table(cursor_type="row", id="runs-table")
 
     def on_mount(self) -> None:
         self.set_interval(LOOK_SECONDS, self._look_if_in_sight)
@@ -95,35 +95,32 @@ class RunsPane(Pane):
         self.app.call_from_thread(self._show, found)
 
     def _show(self, found: list[tuple[RunDir, RunStatus | str]]) -> None:
-        table = self.query_one(DataTable)
+        table = self.query_one(Table)
         ink = palette_of(self.app)
-        at = table.cursor_row
         self._runs = {run.name: run for run, _ in found}
         is_narrow = self.size.width < NARROW
-        table.clear(columns=True)
+        figures = FIGURES[:FIGURES_NARROW] if is_narrow else FIGURES
         table.cell_padding = 1 if is_narrow else 2
-        table.add_column("run")
-        table.add_column("state")
-        for name in FIGURES[:FIGURES_NARROW] if is_narrow else FIGURES:
-            table.add_column(Text(name, justify="right"))
+        rows = []
         for run, status in found:
             if isinstance(status, str):
-                table.add_row(Text(run.name), Text("unreadable", ink.muted), key=run.name)
+                rows.append(
+                    (run.name, [Text(run.name), Text("unreadable", ink.muted), *([Text()] * len(figures))])
+                )
                 continue
             word = Text(
                 f"{GLYPH_OF_STATE[status.state]} {status.state}", hue(ink, HUE_OF_STATE[status.state])
             )
-            numbers = [Text(cell, justify="right") for cell in _cells(status)[: len(table.columns) - 2]]
+            numbers = [Text(cell, justify="right") for cell in _cells(status)[: len(figures)]]
             title = Text(run.name, ink.title)
             if run.name in self.overlaid:
                 place = 1 + self.overlaid.index(run.name)
                 title.append(" ━", hue(ink, place))
-            table.add_row(title, word, *numbers, key=run.name)
-        if found:
-            table.move_cursor(row=min(at, len(found) - 1), animate=False)
+            rows.append((run.name, [title, word, *numbers]))
+        table.fill([Text("run"), Text("state"), *(Text(name, justify="right") for name in figures)], rows)
 
     def action_overlay(self) -> None:
-        table = self.query_one(DataTable)
+        table = self.query_one(Table)
         if table.row_count:
             key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key
             self.post_message(self.Overlaid(self._runs[key.value or ""]))
