@@ -75,14 +75,16 @@ def _ls_row(s: "RunStatus") -> tuple[str, ...]:
 
 def status(run: RunArgument, json: JsonOption = False) -> None:
     """Say what a run is doing, and what is wrong if anything is."""
-    from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.rundir import find_run, recorded_sockets
     from trainer_daemon.contract.status import observe
     from trainer_daemon.contract.text import printable
 
     found = find_run(run)
     s = observe(found)
     if json:
-        out_json(s.to_json())
+        # where its supervisor answers, for a cockpit on another machine to have ssh forward
+        sockets = str(recorded_sockets(found)) if found.supervisor_is_alive() else None
+        out_json({**s.to_json(), "folder": str(found.path), "sockets": sockets})
         return
     of = f" of {s.total_steps}" if s.total_steps else ""
     tokens_of = f" of {count(s.total_tokens)}" if s.total_tokens else ""
@@ -130,12 +132,23 @@ def attach(
         str | None,
         typer.Argument(
             metavar="[RUN]",
-            help="A run, or ssh://[user@]host/RUN; else the list of runs.",
+            help="A run, or ssh://[user@]host[:port]/RUN; else the list of runs.",
             autocompletion=complete_run,
         ),
     ] = None,
+    remote_llmctl: Annotated[
+        str,
+        typer.Option(
+            "--remote-llmctl",
+            metavar="PATH",
+            help="Where llmctl is on the other machine, when ssh does not find it.",
+        ),
+    ] = "llmctl",
 ) -> None:
-    """Open the cockpit on a run: live, finished or crashed."""
+    """Open the cockpit on a run: live, finished or crashed.
+
+    Of a run behind ssh:// everything is drawn and asked from here; the link is made anew when it drops.
+    """
     from trainer_daemon.contract.errors import SpecError
     from trainer_daemon.contract.rundir import find_run
 
@@ -144,33 +157,24 @@ def attach(
             "the cockpit needs a terminal; without one use: llmctl events RUN -f, or llmctl status RUN"
         )
     if run and run.startswith("ssh://"):
-        attach_over_ssh(run)
+        _attach_over_ssh(run, remote_llmctl)
+        return
     found = find_run(run) if run else None
     from tui.app import run_cockpit
 
     run_cockpit(found)
 
 
-def attach_over_ssh(url: str) -> None:
-    """Become `ssh -t host llmctl attach RUN`: the cockpit runs over there and draws here. Raises SpecError."""
-    import os
+def _attach_over_ssh(url: str, program: str) -> None:
+    from trainer_daemon.link.ssh import Address, Tunnel
 
-    os.execvp("ssh", ssh_command(url))  # noqa: S606  # no shell on this side; the command is made of plain names
+    address = Address.parse(url, program)
+    say(f"asking {address.host} for {address.run}")
+    with Tunnel(address) as tunnel:
+        run = tunnel.open()
+        from tui.app import run_cockpit
 
-
-def ssh_command(url: str) -> list[str]:
-    """`ssh://me@box:22/demo` -> `ssh -t -p 22 me@box -- llmctl attach demo`. Raises SpecError for anything else."""
-    import re
-
-    from trainer_daemon.contract.errors import SpecError
-    from trainer_daemon.contract.rundir import NAME_PATTERN
-
-    # both parts end up in a remote shell or as an ssh option, so nothing but plain names may pass
-    match = re.fullmatch(r"ssh://(?P<host>(?:[\w.-]+@)?\w[\w.-]*)(?::(?P<port>\d+))?/(?P<run>[^/]+)", url)
-    if match is None or not (NAME_PATTERN.fullmatch(match["run"]) or match["run"] == "@last"):
-        raise SpecError(f'"{url}" should look like ssh://[user@]host[:port]/RUN')
-    port = ["-p", match["port"]] if match["port"] else []
-    return ["ssh", "-t", *port, match["host"], "--", "llmctl", "attach", match["run"]]
+        run_cockpit(run)
 
 
 def logs(
@@ -212,12 +216,29 @@ def events(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            help="The journal's own lines, each behind its stream's name; of a long run a thinned part.",
+        ),
+    ] = False,
 ) -> None:
     """Show what a run reported."""
+    import sys
+
+    from trainer_daemon.contract.errors import SpecError
+    from trainer_daemon.contract.history import history_lines
     from trainer_daemon.contract.journal import read_all
     from trainer_daemon.contract.rundir import find_run
 
     found = find_run(run)
+    if raw:
+        if follow or since or json:
+            raise SpecError("--raw gives the journal as it stands; it goes with no other option")
+        for stream, line in history_lines(found.journal):
+            sys.stdout.buffer.write(stream.encode() + b" " + line)
+        return
     after = Since.parse(since) if since else None
     for record in _records_as_they_come(found) if follow else read_all(found.journal):
         if after is not None and not after.is_behind(record):

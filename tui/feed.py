@@ -11,6 +11,7 @@ from trainer_daemon.contract.history import read_history
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.status import RunStatus, observe
+from trainer_daemon.link.ssh import FarFeed, FarRun
 
 LinkState = Literal["live", "disk", "lost"]
 
@@ -122,9 +123,13 @@ class Watch(threading.Thread):
 
 
 def open_link(run: RunDir, after: dict[str, int]) -> Feed:
-    """The feed of a run on this machine."""
-    from trainer_daemon.link.client import (
-        Feed as LinkFeed,
-    )  # zmq is loaded in the thread, after the first paint
+    """The feed of a run of this machine, or of another one that a tunnel leads to."""
+    # zmq is loaded in the thread, after the first paint
+    from trainer_daemon.link.client import Feed as LinkFeed
 
-    return LinkFeed(run, after)
+    return FarFeed(run, after) if isinstance(run, FarRun) else LinkFeed(run, after)
+
+
+def place_of(run: RunDir | None) -> str:
+    """The machine of a far run, with what is wrong with the way there; nothing for one of this machine."""
+    return run.tunnel.words if isinstance(run, FarRun) else ""

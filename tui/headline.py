@@ -30,9 +30,17 @@ _LINK_HUES: dict[LinkState | None, int] = {"live": GREEN, "lost": VERMILION}
 
 
 def headline(
-    state: RunState, link: LinkState | None, silent_seconds: float, width: int, ink: Palette
+    state: RunState,
+    link: LinkState | None,
+    silent_seconds: float,
+    width: int,
+    ink: Palette,
+    place: str = "",
 ) -> Text:
-    """State, name, progress, time left and link in one row of at most `width` cells."""
+    """State, name, progress, time left and link in one row of at most `width` cells.
+
+    `place`: the other machine that the run is on, and how the way there is.
+    """
     status = state.status
     colour = hue(ink, HUE_OF_STATE[status.state])
     left = Text.assemble(
@@ -45,6 +53,9 @@ def headline(
         link_word.style = hue(ink, _LINK_HUES[link])
     if link == "live" and is_silent(state, silent_seconds):
         link_word = Text(f"silent for {duration(silent_seconds)} ", hue(ink, ORANGE))
+
+    if place:
+        link_word = Text.assemble(link_word, "· ", (f"{place} ", ink.muted))
 
     pieces: list[Text] = []
     if status.total_steps:

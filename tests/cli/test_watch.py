@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.watch import Since, ssh_command
+from cli.watch import Since
 from tests.cli.conftest import Llmctl, completed_run, failed_run, make_run, train_step, write
 from tests.supervisor.conftest import Daemons
 from trainer_daemon.contract import events
@@ -232,33 +232,6 @@ def test_wait_sees_a_run_die(llmctl: Llmctl) -> None:
     assert died.code == 4
     assert "llmctl resume live" in died.err
     assert llmctl("wait", "live", "--for", "crashed").code == 0
-
-
-def test_attach_over_ssh_runs_the_cockpit_on_the_other_side() -> None:
-    assert ssh_command("ssh://box/demo") == ["ssh", "-t", "box", "--", "llmctl", "attach", "demo"]
-    assert ssh_command("ssh://me@box.example:2222/@last")[2:5] == ["-p", "2222", "me@box.example"]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "ssh://box",
-        "ssh://box/",
-        "ssh:///demo",
-        "ssh://-oProxyCommand=evil/demo",
-        "ssh://-evil/demo",
-        "ssh://box/demo;rm -rf",
-        "ssh://box/$(evil)",
-        "ssh://box/-evil",
-        "ssh://me@-evil/demo",
-        "ssh://box:x/demo",
-        "ssh://a b/demo",
-        "ssh://box/demo/../x",
-    ],
-)
-def test_nothing_but_plain_names_reaches_the_other_sides_shell(url: str) -> None:
-    with pytest.raises(SpecError, match="should look like"):
-        ssh_command(url)
 
 
 def test_completion_offers_runs(home: Path) -> None:

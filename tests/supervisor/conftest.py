@@ -17,6 +17,7 @@ from trainer_daemon.contract.events import Event, StateChanged
 from trainer_daemon.contract.journal import Record, read_all
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.link.client import Feed
+from trainer_daemon.link.ssh import FarFeed
 from trainer_daemon.supervisor.detach import ReadyReport, start_supervisor
 from trainer_daemon.supervisor.sweep import kill_run_processes, run_processes
 
@@ -98,7 +99,9 @@ def watch(run: RunDir, until: Callable[[Record], bool], seconds: float = END_SEC
         return follow(feed, until, seconds)
 
 
-def follow(feed: Feed, until: Callable[[Record], bool], seconds: float = END_SECONDS) -> list[Record]:
+def follow(
+    feed: Feed | FarFeed, until: Callable[[Record], bool], seconds: float = END_SECONDS
+) -> list[Record]:
     deadline = time.monotonic() + seconds
     seen: list[Record] = []
     while (left := deadline - time.monotonic()) > 0:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from trainer_daemon.contract.journal import (
     STREAMS,
+    JournalReader,
     Record,
+    Stream,
     decode_line,
     in_order_of_time,
     is_whole,
@@ -34,6 +36,20 @@ def read_history(journal: Path) -> Iterator[Record]:
     yield from in_order_of_time(
         _read_train(journal) if stream == "train" else read_stream(journal, stream) for stream in STREAMS
     )
+
+
+def history_lines(journal: Path) -> Iterator[tuple[Stream, bytes]]:
+    """What `read_history` reads as it stands in the files, stream by stream: for a watcher on another machine."""
+    for stream in STREAMS:
+        last_seq = 0
+        for segment in segments(journal, stream)[:-1] if stream == "train" else ():
+            for line in _thinned_lines(segment):
+                if (record := decode_line(line, stream)) is not None:
+                    last_seq = record.seq
+                    yield stream, line
+        with JournalReader(journal, stream, last_seq) as reader:
+            while batch := reader.poll():
+                yield from ((stream, line) for _, line in batch)
 
 
 def thin_full_segments(journal: Path) -> None:
@@ -57,19 +73,16 @@ def _thinned_path(segment: Path) -> Path:
 
 
 def _thinned_records(segment: Path) -> list[Record]:
-    """The records kept of a full segment, thinned now when it was not before."""
+    return [r for line in _thinned_lines(segment) if (r := decode_line(line, "train")) is not None]
+
+
+def _thinned_lines(segment: Path) -> list[bytes]:
+    """The lines kept of a full segment, thinned now when it was not before or when one is damaged."""
     with suppress(OSError):
-        kept = _decoded(_thinned_path(segment).read_bytes().splitlines(keepends=True))
-        if kept is not None:
+        kept = _thinned_path(segment).read_bytes().splitlines(keepends=True)
+        if kept and all(map(is_whole, kept)):
             return kept
-    return [r for line in _thin(segment) if (r := decode_line(line, "train")) is not None]
-
-
-def _decoded(lines: Iterable[bytes]) -> list[Record] | None:
-    """None when one is damaged."""
-    records = [decode_line(line, "train") for line in lines]
-    whole = [record for record in records if record is not None]
-    return whole if whole and len(whole) == len(records) else None
+    return _thin(segment)
 
 
 def _thin(segment: Path) -> list[bytes]:

@@ -21,11 +21,12 @@ from textual.widgets import ContentSwitcher
 from trainer_daemon.contract.errors import LlmctlError, did_you_mean
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.text import printable
+from trainer_daemon.link.ssh import FarRun
 from tui import headline
 from tui.asking import Asking, Sampling
 from tui.chart.symbols import SYMBOLS
 from tui.chart.widget import Chart
-from tui.feed import FeedOpener, LinkState, Watch
+from tui.feed import FeedOpener, LinkState, Watch, place_of
 from tui.ink import SKY, hue, palette_of
 from tui.overlay import MOST_RUNS, Overlay
 from tui.panes.charts import ChartGrid, ChartsPane
@@ -285,7 +286,9 @@ class CockpitScreen(Screen[None]):
         ink, width = palette_of(self.app), self.size.width
         link = self._link
         silent = time.time() - (self.state.status.updated_at or time.time())
-        self._lines("headline").show([headline.headline(self.state, link, silent, width, ink)])
+        self._lines("headline").show(
+            [headline.headline(self.state, link, silent, width, ink, place_of(self.run_folder))]
+        )
         self._lines("banner").show(headline.banner(self.state, width, ink))
         placeholder = "a beginning for the model to continue" if self.run_folder else "open a run first"
         sampling = Text(str(self.sampling), ink.muted) if width >= 60 else Text()
@@ -419,7 +422,9 @@ class CockpitScreen(Screen[None]):
 
     @property
     def answering(self) -> Checkpoint | None:
-        """The checkpoint that answers; None for the model in training."""
+        """The checkpoint that answers; None for the model in training, the only one of another machine that does."""
+        if isinstance(self.run_folder, FarRun):
+            return None
         chosen = self.state.checkpoints.get(self._target or "")
         if chosen is not None:
             return chosen
@@ -470,7 +475,12 @@ class CockpitScreen(Screen[None]):
         request_id = uuid.uuid4().hex
         checkpoint = self.answering
         if checkpoint is None and not self._is_live:
-            self._say("no model to ask yet: there is neither a live run nor a checkpoint", "warning")
+            self._say(
+                f"from here only the model in training answers; on its own machine: llmctl chat {run.name}"
+                if isinstance(run, FarRun)
+                else "no model to ask yet: there is neither a live run nor a checkpoint",
+                "warning",
+            )
             return
         self._changed |= self.state.ask(request_id, prompt, checkpoint.path if checkpoint else None)
         if checkpoint is None:
