@@ -1,6 +1,4 @@
-import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -244,48 +242,6 @@ def test_a_writer_that_is_killed_leaves_only_whole_lines_for_the_next(tmp_path: 
             acknowledged = [int(writer.stdout.readline()) for _ in range(200)][-1]
             writer.send_signal(signal.SIGKILL)
         assert seqs(tmp_path)[:acknowledged] == list(range(1, acknowledged + 1))
-
-
-def test_a_full_disk_costs_events_but_never_raises_and_is_reported_afterwards(tmp_path: Path) -> None:
-    """RLIMIT_FSIZE stands for the full disk: like one, it takes part of a line before it refuses."""
-    old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with JournalWriter(tmp_path, "train", 1) as writer:
-            writer.append(Notice("info", "before"))
-            end = newest(tmp_path).stat().st_size
-            resource.setrlimit(resource.RLIMIT_FSIZE, (end + 50, hard))
-            for _ in range(3):
-                writer.append(Notice("info", "lost"))
-            assert texts(tmp_path) == ["before"]
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            writer.append(Notice("info", "after"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, old_handler)
-    assert texts(tmp_path) == ["before", "3 events were lost: the journal's disk was full", "after"]
-    assert seqs(tmp_path) == [1, 2, 3]
-
-
-def test_part_of_a_line_that_could_not_be_cut_off_at_once_is_cut_off_before_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def half(fd: int, data: bytes) -> int:
-        return real_write(fd, data[: len(data) // 2])
-
-    def fails(fd: int, size: int) -> None:
-        raise OSError(errno.EIO, "I/O error")
-
-    real_write = os.write
-    with JournalWriter(tmp_path, "train", 1) as writer:
-        writer.append(Notice("info", "before"))
-        with monkeypatch.context() as broken:
-            broken.setattr(os, "write", half)
-            broken.setattr(os, "ftruncate", fails)
-            writer.append(Notice("info", "torn"))
-            writer.append(Notice("info", "torn"))
-        writer.append(Notice("info", "after"))
-    assert texts(tmp_path) == ["before", "2 events were lost: the journal's disk was full", "after"]
 
 
 def test_a_loss_that_is_not_finite_is_written_as_null(tmp_path: Path) -> None:

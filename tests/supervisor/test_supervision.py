@@ -409,7 +409,8 @@ def test_a_run_with_a_time_limit_saves_and_stops_before_it_and_may_be_resumed(da
     assert status.last_checkpoint is not None
     assert status.last_checkpoint["step"] == status.step
     daemons.resume(run)
-    watch(run, lambda r: r.kind == "train_step" and r.attempt == 2)
+    # on a slow machine its time may be up before its first step
+    watch(run, kind_is("phase_changed", attempt=2))
 
 
 def test_a_run_that_goes_wrong_slowly_is_told_so(daemons: Daemons, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ gapless sequence from 1, and segments of bounded size. So rank 0 and the supervi
 
 where crc is CRC-32 of everything before `,"crc"`. What follows the last whole line is torn: readers wait before it and
 the next writer cuts it off. A damaged line with whole ones behind it stays where it is, and its number is missing from
-what is read. Appending is one write() and never raises into the training loop: what a full disk refuses is counted and
-reported once there is room again.
+what is read. Appending is one write() and never raises into the training loop. What a full disk refuses waits in
+memory (`contract.spill`), where readers read on, and is written once there is room; if it outgrows that memory, the
+numbers of what is lost are missing and a notice in their place says how many they are.
 """
 
+import errno
 import fcntl
 import heapq
 import json
@@ -28,6 +30,7 @@ from typing import Any, Literal
 from trainer_daemon.contract.closing import Closing
 from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import Event, Notice, from_fields, to_fields
+from trainer_daemon.contract.spill import SPILL_BYTES, SpillReader, SpillWriter, spill_file
 
 Stream = Literal["daemon", "control", "train"]
 """daemon: the supervisor's events. control: the commands it accepted. train: rank 0's events."""
@@ -36,6 +39,8 @@ STREAMS: tuple[Stream, ...] = ("daemon", "control", "train")
 SEGMENT_BYTES = 64 * 2**20
 READ_BYTES = 8 * 2**20
 """At most this much of a segment is in memory at once."""
+RETURN_BYTES = 128 * 2**10
+"""At most so much of what waited for room is written with one event: a step must not wait for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +169,21 @@ class JournalWriter(Closing):
         self.attempt = attempt
         self.repaired_bytes = 0
         self._folder = folder
-        self._refused = 0
         self._torn = False
         """What follows `_end` in the file may be part of a line."""
+        self._error = ""
+        """What the disk said when it last refused a line."""
         existing = segments(folder, stream)
         self._segment = int(existing[-1].stem.rpartition("-")[2]) if existing else 1
         self._fd = self._open_and_take()
-        self._seq, self._end = self._repair_tail(existing)
+        self._stored_seq, self._end = self._repair_tail(existing)
+        self._spill = SpillWriter(spill_file(folder, stream))
+        if not existing:  # what waits there is of another run that had this name
+            self._spill.clear()
+        waiting = [r.seq for line in self._spill.waiting(SPILL_BYTES) if (r := decode_line(line, stream))]
+        self._seq = max(self._stored_seq, *waiting[-1:], 0)
+        self._is_refused = bool(waiting)
+        """Lines wait for room on the disk, or were lost for want of it."""
 
     def _path(self) -> Path:
         return self._folder / f"{self.stream}-{self._segment:06d}.jsonl"
@@ -207,19 +220,60 @@ class JournalWriter(Closing):
         return self._seq
 
     def append(self, event: Event) -> bool:
-        """Write one event; whether it is written. Never raises for a full or failing disk: training outranks its record."""
-        if self._refused and not self._write(
-            Notice("warning", f"{self._refused} events were lost: the journal's disk was full")
-        ):
-            self._refused += 1
-            return False
-        self._refused = 0
-        if not self._write(event):
-            self._refused = 1
-        return not self._refused
+        """Write one event, or keep it until there is room; whether it is held by either.
 
-    def _write(self, event: Event) -> bool:
-        line = encode_line(event, seq=self._seq + 1, attempt=self.attempt)
+        Never raises for a full or failing disk: training outranks its record.
+        """
+        if self._is_refused:
+            self._write_back(RETURN_BYTES)
+        line = self._next_line(event)
+        if not self._is_refused and self._write(line, self._seq):
+            return True
+        is_kept = self._spill.append(line)
+        if is_kept and not self._is_refused:
+            text = (
+                f"the journal cannot be written ({self._error}); events are kept in memory, training goes on"
+            )
+            self._spill.append(self._next_line(Notice("warning", text)))
+        self._is_refused = True
+        return is_kept
+
+    def _next_line(self, event: Event) -> bytes:
+        self._seq += 1
+        return encode_line(event, seq=self._seq, attempt=self.attempt)
+
+    def _write_back(self, limit_bytes: int) -> None:
+        """Write what waits, the oldest first, as far as the disk takes it."""
+        for line in self._spill.waiting(limit_bytes):
+            record = decode_line(line, self.stream)
+            # an earlier writer may have been killed between writing a line and forgetting it
+            if record is not None and record.seq > self._stored_seq and not self._write(line, record.seq):
+                return
+            self._spill.forget(line)
+        if self._spill.is_waiting:
+            return
+        were_kept = self._spill.was_used
+        self._spill.clear()
+        self._is_refused = False
+        if were_kept:
+            self.append(
+                Notice("info", "the journal can be written again; what was kept in memory is on its disk")
+            )
+
+    def _write(self, line: bytes, seq: int) -> bool:
+        """Put a line on the disk; before it, in the place of those that were lost since the last, a notice of them."""
+        if (lost := seq - 1 - self._stored_seq) > 0:
+            text = f"{lost} events were lost: the journal's disk was full"
+            notice = encode_line(Notice("warning", text), seq=seq - 1, attempt=self.attempt)
+            if not self._put(notice):
+                return False
+            self._stored_seq = seq - 1
+        if not self._put(line):
+            return False
+        self._stored_seq = seq
+        return True
+
+    def _put(self, line: bytes) -> bool:
         try:
             if self._torn:
                 os.ftruncate(self._fd, self._end)
@@ -228,11 +282,12 @@ class JournalWriter(Closing):
                 self._roll()
             self._torn = True
             if os.write(self._fd, line) < len(line):  # a disk that fills up takes part of a line first
+                self._error = os.strerror(errno.ENOSPC)
                 return False
             self._torn = False
-        except (OSError, RefusedError):
+        except (OSError, RefusedError) as e:
+            self._error = (e.strerror if isinstance(e, OSError) else None) or str(e)
             return False
-        self._seq += 1
         self._end += len(line)
         return True
 
@@ -251,11 +306,15 @@ class JournalWriter(Closing):
         os.fdatasync(self._fd)
 
     def close(self) -> None:
+        """What the disk still refuses stays in memory, for readers and for the next writer."""
+        if self._is_refused:
+            self._write_back(SPILL_BYTES)
+        self._spill.close()
         os.close(self._fd)
 
 
 class JournalReader(Closing):
-    """Follows one stream from a sequence number on; `poll()` gives what is new. Costs two stats when nothing is."""
+    """Follows one stream from a sequence number on; `poll()` gives what is new. Costs three stats when nothing is."""
 
     def __init__(self, folder: Path, stream: Stream, after_seq: int = 0) -> None:
         self.stream: Stream = stream
@@ -264,10 +323,18 @@ class JournalReader(Closing):
         self._path: Path | None = None
         self._offset = 0
         self._fd = -1
+        self._spill = SpillReader(spill_file(folder, stream))
+
+    @property
+    def is_ahead_of_disk(self) -> bool:
+        """Whether there are records that the disk has no room for, so that what was read may go with the machine."""
+        return self._spill.exists()
 
     def poll(self, limit: int = 5000) -> list[tuple[Record, bytes]]:
         """Up to `limit` new records with their raw lines, in order."""
         found: list[tuple[Record, bytes]] = []
+        # looked at before the disk: what leaves the memory in between is then found there
+        waiting = self._spill.look()
         while len(found) < limit:
             if self._fd < 0 and not self._open_next():
                 break
@@ -281,6 +348,20 @@ class JournalReader(Closing):
             if not batch:
                 break
             found += batch
+        if waiting and self._fd >= 0:
+            found += self._read_waiting(waiting, limit - len(found))
+        return found
+
+    def _read_waiting(self, waiting: bytes, limit: int) -> list[tuple[Record, bytes]]:
+        found: list[tuple[Record, bytes]] = []
+        for line in waiting.splitlines(keepends=True):
+            if len(found) >= limit:
+                break
+            self._spill.passed(len(line))
+            record = decode_line(line, self.stream)
+            if record is not None and record.seq > self.last_seq:
+                self.last_seq = record.seq
+                found.append((record, line))
         return found
 
     def _read_segment(self, limit: int) -> list[tuple[Record, bytes]]:
@@ -342,7 +423,7 @@ class JournalReader(Closing):
         return path if path.exists() else None
 
     def _follow(self, path: Path) -> None:
-        self.close()
+        self._close_segment()
         self._path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._offset = 0
@@ -353,6 +434,10 @@ class JournalReader(Closing):
             os.fdatasync(self._fd)
 
     def close(self) -> None:
+        self._spill.close()
+        self._close_segment()
+
+    def _close_segment(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -17,6 +17,12 @@ CUT_BYTES = 2 * LOG_BYTES
 """A file of this size is cut to nothing, by the supervisor, which looks many times a second."""
 
 
+def say(text: str) -> None:
+    """Print to stderr, where there is room: the full disk of a log must end no process that trains."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 class OwnOutput:
     """stdout and stderr of this process, in a file of its own: a pipe would break with its reader and take it along."""
 

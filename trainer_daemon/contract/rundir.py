@@ -379,13 +379,17 @@ def socket_folder(owner: Path) -> Path:
     folder = root / sha256(str(owner.resolve()).encode()).hexdigest()[:12]
     for part in (root, folder):
         part.mkdir(mode=0o700, exist_ok=True)
-        _check_private(part)
+        check_private(part)
     return folder
 
 
 def record_sockets(run: RunDir, folder: Path) -> None:
     """Write down where the supervisor's sockets are, for `recorded_sockets`."""
-    write_durably(run.sockets_file, os.fsencode(folder))
+    said = os.fsencode(folder)
+    with suppress(FileNotFoundError):
+        if run.sockets_file.read_bytes() == said:  # on a full disk a new supervisor must be able to take over
+            return
+    write_durably(run.sockets_file, said)
 
 
 def recorded_sockets(run: RunDir) -> Path:
@@ -405,10 +409,11 @@ def recorded_sockets(run: RunDir) -> Path:
 def check_socket_folder(folder: Path) -> None:
     """Raises RefusedError when someone else could enter it or put another in its place, FileNotFoundError when it is gone."""
     for part in (folder.parent, folder):
-        _check_private(part)
+        check_private(part)
 
 
-def _check_private(folder: Path) -> None:
+def check_private(folder: Path) -> None:
+    """Raises RefusedError when it is not a folder that only this user can enter, FileNotFoundError when it is not there."""
     info = folder.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         raise RefusedError(

@@ -4,7 +4,6 @@ A duty that fails is an event, not the end of a run. Commands are read by the ma
 others before anything is done about them, so no rank ever acts on its own.
 """
 
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from trainer_daemon.contract.events import (
     to_fields,
 )
 from trainer_daemon.contract.generation import Generation, Piece
+from trainer_daemon.contract.output import say
 from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.contract.settings import changed_spec, read_settings
 from trainer_daemon.engine.checkpoint import store
@@ -219,7 +219,7 @@ def evaluate(job: Job) -> bool:
                 )
             ]
         except RuntimeError as e:  # torch's out-of-memory and kernel errors
-            print(f"evaluation at step {progress.step} failed: {e}", file=sys.stderr, flush=True)
+            say(f"evaluation at step {progress.step} failed: {e}")
             sums = [nan] * 6  # a rank that failed still joins the sum, and so every rank learns of it
         finally:
             job.model.train()

@@ -5,7 +5,6 @@ bounded in size, decoded into typed structs or dropped, and never raises: bytes 
 process that watches a training run.
 """
 
-import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ import zmq
 
 from trainer_daemon.contract.errors import LlmctlError, RefusedError
 from trainer_daemon.contract.journal import Record
+from trainer_daemon.contract.output import say
 from trainer_daemon.contract.rundir import RunDir, record_sockets, socket_folder
 from trainer_daemon.contract.wire import (
     MAX_REQUEST_BYTES,
@@ -164,5 +164,5 @@ def _reply(data: bytes, answer: Callable[[Request], dict[str, Any]]) -> Reply | 
     except msgspec.MsgspecError as e:
         return refuse(f"the request is not understood: {e}", 2)
     except Exception as e:  # noqa: BLE001  # our bug, but not the end of the supervisor
-        traceback.print_exc(file=sys.stderr)
+        say(traceback.format_exc())
         return refuse(f"the daemon failed to answer: {type(e).__name__}: {e}; see its supervisor.log", 1)

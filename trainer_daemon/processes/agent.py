@@ -21,6 +21,7 @@ import psutil
 
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT, usable_cores
+from trainer_daemon.contract.output import say
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.settings import present_spec
@@ -79,7 +80,7 @@ def main(arguments: list[str], *, rank_command: Sequence[str] = RANK_COMMAND) ->
     except LlmctlError as e:
         result = AttemptResult(error=str(e))
     except Exception as e:  # noqa: BLE001  # whatever it is, the supervisor must learn of it
-        traceback.print_exc()
+        say(traceback.format_exc())
         result = AttemptResult(error=f"the launcher failed: {type(e).__name__}: {e}")
     write_struct(folder / RESULT_FILE, result)
     return 1 if result.ranks or result.error else 0

@@ -12,13 +12,14 @@ import sys
 import time
 import traceback
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import Command, CommandDone, Event, Finished
 from trainer_daemon.contract.journal import JournalReader, JournalWriter
-from trainer_daemon.contract.output import OwnOutput
+from trainer_daemon.contract.output import OwnOutput, say
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
 from trainer_daemon.contract.rundir import STACKS_SIGNAL, RunDir, begins_with, hold_lock, home, write_json
 from trainer_daemon.contract.settings import present_spec
@@ -81,12 +82,12 @@ def main(arguments: list[str]) -> int:
     except BaseException as e:
         record_error(run.attempt(attempt), rank, e)
         if isinstance(e, LlmctlError):
-            print(f"error: {e}", file=sys.stderr, flush=True)
+            say(f"error: {e}")
             return e.exit_code
         raise
     finally:
         os.close(lock)
-    print(finished.message, flush=True)
+    say(finished.message)
     return 0 if finished.reason != "failed" else 4
 
 
@@ -147,7 +148,10 @@ def train_run(
         emit(finished)
     finally:
         if journal is not None:
-            journal.sync()
+            with suppress(
+                OSError
+            ):  # a disk that fails here has cost what it kept; the training is done all the same
+                journal.sync()
             journal.close()
     ranks.close()  # not after an error: a peer that is gone would keep this rank waiting
     return finished

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ def main(
         pipe.refuse(e)
         return e.exit_code
     except Exception as e:  # noqa: BLE001  # whatever it is, the one who waits must hear of it
-        traceback.print_exc()
         pipe.refuse(LlmctlError(f"the daemon could not start: {type(e).__name__}: {e}"))
+        with suppress(OSError):  # the log's disk may be what it is about
+            traceback.print_exc()
         return 1
     pipe.ready({"name": run.name, "path": str(run.path), "pid": os.getpid()})
     try:

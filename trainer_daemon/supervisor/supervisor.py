@@ -256,11 +256,14 @@ class Supervisor:
     def _step(self) -> None:
         """Whatever is due now."""
         self._deliveries.look()
-        if self._asked_to_end and self._stop_reason is None:
-            self._stop(uuid.uuid4().hex, self._asked_to_end, even_unsaved=True)
-        if self._stop_reason is None and self._time_is_up():
-            limit = self._spec.runtime.time_limit_minutes
-            self._stop(uuid.uuid4().hex, f"the time limit of {limit:g} minutes is near", even_unsaved=True)
+        with suppress(RefusedError):  # neither disk nor memory took the command: it is tried again
+            if self._asked_to_end and self._stop_reason is None:
+                self._stop(uuid.uuid4().hex, self._asked_to_end, even_unsaved=True)
+            if self._stop_reason is None and self._time_is_up():
+                limit = self._spec.runtime.time_limit_minutes
+                self._stop(
+                    uuid.uuid4().hex, f"the time limit of {limit:g} minutes is near", even_unsaved=True
+                )
         if self._agent is not None:
             reap_orphans(self._deliveries.pids | {self._agent.pid or 0})
             if self._agent.is_over():
@@ -490,7 +493,7 @@ class Supervisor:
 
     def _store(self) -> None:
         """Put the streams and then the state on disk, in this order: the state must not cover what a crash undoes."""
-        if self._status.cursors == self._stored_cursors:
+        if self._status.cursors == self._stored_cursors or any(r.is_ahead_of_disk for r in self._readers):
             return
         # a full or failing disk costs the reader freshness, never the run
         with suppress(OSError):
