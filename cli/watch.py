@@ -29,30 +29,64 @@ if TYPE_CHECKING:
     from trainer_daemon.contract.journal import Record
     from trainer_daemon.contract.rundir import RunDir
     from trainer_daemon.contract.status import RunStatus
+    from tui.run_row import RunRow
 
 LOG_POLL_SECONDS = 0.2
 FollowOption = Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run is over.")]
 
 
-def ls(json: JsonOption = False) -> None:
-    """List the runs, the newest last."""
-    from trainer_daemon.contract.errors import LlmctlError
-    from trainer_daemon.contract.rundir import all_runs
-    from trainer_daemon.contract.status import observe
+WhereOption = Annotated[
+    str | None,
+    typer.Option("--where", metavar="QUERY", help="Only these, e.g. 'state:live val<0.9 depth>=12 fox'."),
+]
 
-    statuses = []
-    for run in all_runs():
-        try:
-            statuses.append(observe(run))
-        except LlmctlError as e:  # one damaged run must not hide the others
-            say(f"{run.name}: {e}")
+
+def ls(
+    where: WhereOption = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="[-]FIELD", help="By a field, e.g. val or -step.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List the runs, the newest last.
+
+    --where takes terms that all have to hold: words of a name, state:STATE, FIELD<NUMBER, FIELD:PART, -TERM for the
+    opposite. Fields are those of `status --json` and the keys of the spec, as in depth>=12 or data:stories.
+    """
+    from trainer_daemon.contract.rundir import all_runs
+    from tui.run_query import field_named, sorted_by
+
+    field = field_named(sort.removeprefix("-")) if sort else None  # a typo is told before anything is read
+    rows = rows_where(where)
+    if sort and field:
+        rows = sorted_by(rows, field, lambda row: row.facts, falling=sort.startswith("-"))
+    statuses = [row.status for row in rows if row.status is not None]
     if json:
         out_json([status.to_json() for status in statuses])
-    elif not statuses:
-        say("there are no runs yet; start one with: llmctl run --preset stories")
-    else:
+    elif statuses:
         headers = ("RUN", "STATE", "STEP", "OF", "LOSS", "VAL_BPB", "TOK/S", "ETA", "UPDATED", "TAG")
         out(table(headers, [_ls_row(status) for status in statuses], left=2))
+    elif where and all_runs():
+        say("no run is like that")
+    else:
+        say("there are no runs yet; start one with: llmctl run --preset stories")
+
+
+def rows_where(where: str | None) -> "list[RunRow]":
+    """The runs that a query picks, the newest last; one that is damaged is told, and left out when its state is not known.
+
+    Raises QueryError.
+    """
+    from trainer_daemon.contract.rundir import all_runs
+    from tui.run_query import parse_query
+    from tui.run_row import read_row
+
+    query = parse_query(where or "")
+    rows = [read_row(run) for run in all_runs()]
+    for row in rows:
+        if row.error:
+            say(f"{row.name}: {row.error}")
+    return [row for row in rows if row.status is not None and query.holds(row.facts)]
 
 
 def _ls_row(s: "RunStatus") -> tuple[str, ...]:

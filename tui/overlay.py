@@ -1,6 +1,7 @@
 """Other runs drawn behind the one in sight: each followed like it, live or from disk, and folded a slice at a time."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainer_daemon.contract.rundir import RunDir
@@ -43,6 +44,11 @@ class Overlay:
         watch.start()
         self._followed[run.name] = _Followed(RunState(run.name), watch)
         return True
+
+    def turn(self, runs: Sequence[RunDir]) -> bool:
+        """Take all of them out where all are in, else in. False when there is no colour left for one."""
+        are_in = all(run.name in self._followed for run in runs)
+        return all(self.toggle(run) for run in runs if (run.name in self._followed) == are_in)
 
     def fold(self, deadline: float) -> bool:
         """Fold in what came, until `deadline` (monotonic). Whether anything did. A run that cannot be read is left out."""

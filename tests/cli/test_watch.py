@@ -103,6 +103,24 @@ def test_ls_shows_every_run_and_one_damaged_run_hides_no_other(llmctl: Llmctl) -
     assert [s["name"] for s in llmctl("ls", "--json").json()] == ["a", "c"]
 
 
+def test_ls_picks_by_the_query_of_the_cockpit_and_sorts_by_any_field(llmctl: Llmctl) -> None:
+    completed_run("ant")
+    completed_run("cat")
+    failed_run("cow")
+
+    def names(*arguments: str) -> list[str]:
+        return [status["name"] for status in llmctl("ls", "--json", *arguments).json()]
+
+    assert names("--where", "state:completed a") == ["ant", "cat"]
+    assert names("--where", "-ant", "--sort", "-name") == ["cow", "cat"]
+    assert names("--where", "val<0.9") == []
+    assert "no run is like that" in llmctl("ls", "--where", "dog").err
+    for arguments in (("--where", "vla<1"), ("--sort", "vla")):
+        refused = llmctl("ls", *arguments)
+        assert refused.code == 2
+        assert 'no field is called "vla"; did you mean "val"?' in refused.err
+
+
 def test_events_are_told_in_order_with_their_place(llmctl: Llmctl) -> None:
     completed_run()
     places = [line.split()[1] for line in llmctl("events", "done").out.splitlines()]

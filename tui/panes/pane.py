@@ -1,6 +1,7 @@
 """What every view of the cockpit is."""
 
 from textual.containers import Container
+from textual.widget import Widget
 
 from tui.run_state import Area, RunState
 
@@ -13,6 +14,11 @@ class Pane(Container):
     def draw(self, state: RunState, changed: set[Area]) -> None:
         """Show what changed. Reads the state, never writes it."""
         raise NotImplementedError
+
+    @property
+    def first_focus(self) -> Widget | None:
+        """What gets the keys when it comes into sight."""
+        return next((w for w in self.query("*") if w.can_focus and w.display), None)
 
     def turn(self, pages: int) -> None:
         """Go `pages` on, where the view has pages."""

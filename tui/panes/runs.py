@@ -1,48 +1,102 @@
-"""All runs on this machine, looked at anew every few seconds while they are in sight. Enter opens one, o lays it over the
-one that is open."""
+"""All runs on this machine, looked at anew every few seconds while they are in sight: picked by a query, sorted by a
+column, the pinned ones on top. What a key does, it does to the marked runs, or to the one under the cursor."""
 
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.text import Text
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
 from textual.message import Message
-from textual.widgets import DataTable
+from textual.widget import Widget
+from textual.widgets import DataTable, Input
 from textual.worker import get_current_worker
 
-from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.rundir import RunDir, all_runs
-from trainer_daemon.contract.status import RunStatus, observe
-from tui.chart.axis import compact, duration
-from tui.ink import GLYPH_OF_STATE, HUE_OF_STATE, hue, palette_of
+from trainer_daemon.contract.text import printable
+from tui.ink import GLYPH_OF_STATE, HUE_OF_STATE, SKY, VERMILION, hue, palette_of
 from tui.panes.pane import Pane
+from tui.run_columns import COLUMNS, Column, arranged, columns_that_fit, sort_that_comes_next
+from tui.run_query import EXAMPLE, Query, QueryError, parse_query
+from tui.run_row import RunRow, read_row
 from tui.run_state import Area, RunState
+from tui.run_view import RunView, load_view, store_view
+from tui.widgets.lines import Lines
 from tui.widgets.table import Table
-from tui.wording import UNKNOWN, count, fixed
 
 LOOK_SECONDS = 3.0
-FIGURES = ("step", "val bpb", "ETA", "heard", "loss nats", "tokens/s")
-NARROW, FIGURES_NARROW = 100, 4
-"""Below that width only the first figures are shown."""
+NARROW = 100
+"""Below that width columns stand closer together."""
+MARK, PIN = "▌", "◆"
+LEAD_WIDTH = 2
+"""Cells before a name: a mark and a pin."""
+
+
+class QueryInput(Input):
+    """Where the query is typed; every key in it is text but these."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "escape,down", "leave", "Leave", id="query.leave", tooltip="Back to the list; the query stays"
+        ),
+    ]
+
+    class Left(Message):
+        """The reader is done here."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            placeholder=f"/ picks runs: {EXAMPLE}", id="runs-query", compact=True, select_on_focus=False
+        )
+
+    def action_leave(self) -> None:
+        self.post_message(self.Left())
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.post_message(self.Left())
 
 
 class RunsPane(Pane):
     DEFAULT_CSS = """
-    RunsPane { padding: 1 2 0 2; }
+    RunsPane { padding: 1 2 0 2; layout: vertical; }
     RunsPane DataTable { height: 1fr; }
+    RunsPane #runs-head { height: 1; }
+    RunsPane QueryInput, RunsPane QueryInput:focus {
+        width: 1fr; background: $background; background-tint: transparent; padding: 0;
+    }
+    RunsPane #runs-count { width: auto; margin-left: 2; }
+    RunsPane #runs-word { height: 1; }
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "query", "Pick", id="runs.query", tooltip=f"Pick runs by a query such as {EXAMPLE}"),
+        Binding("space", "mark", "Mark", id="runs.mark", tooltip="Mark this run, or take its mark away"),
         Binding(
             "o",
             "overlay",
             "Overlay",
             id="runs.overlay",
-            tooltip="Lay this run's curves over those of the open one, or take them out",
+            tooltip="Lay the curves of the marked runs, or of this one, over those of the open one, or take them out",
         ),
+        Binding(
+            "p",
+            "pin",
+            "Pin",
+            id="runs.pin",
+            tooltip="Keep the marked runs, or this one, at the top; or no more",
+        ),
+        Binding(
+            "s",
+            "sort",
+            "Sort",
+            id="runs.sort",
+            tooltip="Sort by the next column; a click on its title does too",
+        ),
+        Binding("S", "turn_sort", "Sort the other way", id="runs.turn_sort", tooltip="The last first"),
     ]
 
     class Chosen(Message):
@@ -53,29 +107,54 @@ class RunsPane(Pane):
             self.run = run
 
     class Overlaid(Message):
-        """Lay this one over the one that is open, or take it out."""
+        """Lay these over the one that is open, or take them out."""
 
-        def __init__(self, run: RunDir) -> None:
+        def __init__(self, runs: Sequence[RunDir]) -> None:
             super().__init__()
-            self.run = run
+            self.runs = runs
 
     def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
         self.overlaid: Sequence[str] = ()
         """The runs that lie over the open one, in the order of their colours."""
-        self._runs: dict[str, RunDir] = {}
+        self._rows: Sequence[RunRow] | None = None
+        """The newest first; None while nobody has looked."""
+        self._marked: dict[str, None] = {}
+        """Names, in the order of marking."""
+        self._query = Query("", ())
+        self._error: QueryError | None = None
+        self._view = load_view()
+        self._around: tuple[str, tuple[str, ...], str] | None = None
+        """(open run, runs over it, theme) of the last drawing."""
 
     def compose(self) -> ComposeResult:
+        with Horizontal(id="runs-head"):
+            yield QueryInput()
+            yield Lines([Text()], id="runs-count")
+        yield Lines([Text()], id="runs-word")
         yield Table(cursor_type="row", id="runs-table")
 
     def on_mount(self) -> None:
         self.set_interval(LOOK_SECONDS, self._look_if_in_sight)
 
+    @property
+    def first_focus(self) -> Widget:
+        return self.query_one(Table)
+
     def draw(self, state: RunState, changed: set[Area]) -> None:
-        """The runs are not of this run's state: nothing to do."""
+        """The list is not of this run's state; what is open, over it, and in which colours is."""
+        around = state.status.name, tuple(self.overlaid), self.app.theme
+        if around != self._around or {"samples", "checkpoints"} <= changed:
+            self._around = around
+            self._draw()
 
     def on_show(self) -> None:
         self._look()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    # Looking
 
     def _look_if_in_sight(self) -> None:
         if self.is_on_screen:
@@ -84,61 +163,168 @@ class RunsPane(Pane):
     @work(thread=True, group="runs", exclusive=True)
     def _look(self) -> None:
         worker = get_current_worker()
-        found: list[tuple[RunDir, RunStatus | str]] = []
+        found: list[RunRow] = []
         for run in reversed(all_runs()):
             if worker.is_cancelled:
                 return
-            try:
-                found.append((run, observe(run)))
-            except (LlmctlError, OSError) as e:
-                found.append((run, str(e)))
-        self.app.call_from_thread(self._show, found)
+            found.append(read_row(run))
+        self.app.call_from_thread(self._take, found)
 
-    def _show(self, found: list[tuple[RunDir, RunStatus | str]]) -> None:
-        table = self.query_one(Table)
+    def _take(self, found: Sequence[RunRow]) -> None:
+        self._rows = found
+        for name in set(self._marked) - {row.name for row in found}:
+            del self._marked[name]
+        self._draw()
+
+    # Drawing
+
+    def _draw(self) -> None:
+        if self._rows is None or not self.size.width:
+            return
+        rows = arranged(self._rows, self._query, self._view)
+        self._draw_table(rows)
         ink = palette_of(self.app)
-        self._runs = {run.name: run for run, _ in found}
-        is_narrow = self.size.width < NARROW
-        figures = FIGURES[:FIGURES_NARROW] if is_narrow else FIGURES
-        table.cell_padding = 1 if is_narrow else 2
-        rows = []
-        for run, status in found:
-            if isinstance(status, str):
-                rows.append(
-                    (run.name, [Text(run.name), Text("unreadable", ink.muted), *([Text()] * len(figures))])
-                )
-                continue
-            word = Text(
-                f"{GLYPH_OF_STATE[status.state]} {status.state}", hue(ink, HUE_OF_STATE[status.state])
-            )
-            numbers = [Text(cell, justify="right") for cell in _cells(status)[: len(figures)]]
-            title = Text(run.name, ink.title)
-            if run.name in self.overlaid:
-                place = 1 + self.overlaid.index(run.name)
-                title.append(" ━", hue(ink, place))
-            rows.append((run.name, [title, word, *numbers]))
-        table.fill([Text("run"), Text("state"), *(Text(name, justify="right") for name in figures)], rows)
+        words = [f"{len(rows)} of {len(self._rows)}" if self._query.terms else _runs(len(rows))]
+        if self._marked:
+            words.append(f"{len(self._marked)} marked")
+        self.query_one("#runs-count", Lines).show([Text(" · ".join(words), ink.muted)])
+        self.query_one("#runs-word", Lines).show([self._word(rows)])
+
+    def _word(self, rows: Sequence[RunRow]) -> Text:
+        """Under the query: what is wrong with it, or why the list is empty."""
+        ink = palette_of(self.app)
+        if (error := self._error) is not None:
+            message = f"^ {printable(str(error))}"
+            room = max(0, self.size.width - len(message))
+            return Text(" " * min(error.column, room) + message, hue(ink, VERMILION))
+        if rows:
+            return Text()
+        return Text("no run is like that" if self._rows else "there are no runs yet", ink.muted)
+
+    def _draw_table(self, rows: Sequence[RunRow]) -> None:
+        table = self.query_one(Table)
+        table.cell_padding = 1 if self.size.width < NARROW else 2
+        columns = columns_that_fit(rows, self.size.width, table.cell_padding)
+        cells = [(row.name, self._cells(row, columns)) for row in rows]
+        table.fill(self._heads(columns), cells, ["name", "state", *(column.field for column in columns)])
+
+    def _heads(self, columns: Sequence[Column]) -> list[Text]:
+        ink = palette_of(self.app)
+        arrow = "↓" if self._view.falling else "↑"
+
+        def head(title: str, field: str, *, is_words: bool) -> Text:
+            is_sorted_by = field == self._view.sort
+            words = f"{title} {arrow}" if is_sorted_by else title
+            return Text(words, hue(ink, SKY) if is_sorted_by else "", justify="left" if is_words else "right")
+
+        named = [head(" " * LEAD_WIDTH + "run", "name", is_words=True), head("state", "state", is_words=True)]
+        return named + [head(column.title, column.field, is_words=column.is_words) for column in columns]
+
+    def _cells(self, row: RunRow, columns: Sequence[Column]) -> list[Text]:
+        ink = palette_of(self.app)
+        mark = (MARK, hue(ink, SKY)) if row.name in self._marked else (" ", "")
+        pin = (PIN, ink.muted) if row.name in self._view.pinned else (" ", "")
+        name = Text.assemble(mark, pin, (row.name, ink.title))
+        if row.name in self.overlaid:
+            name.append(" ━", hue(ink, 1 + self.overlaid.index(row.name)))
+        status = row.status
+        if status is None:
+            return [name, Text("unreadable", ink.muted), *(Text() for _ in columns)]
+        state = Text(f"{GLYPH_OF_STATE[status.state]} {status.state}", hue(ink, HUE_OF_STATE[status.state]))
+        return [
+            name,
+            state,
+            *(Text(c.cell(status, row.spec), justify="left" if c.is_words else "right") for c in columns),
+        ]
+
+    # The query
+
+    def action_query(self) -> None:
+        self.query_one(QueryInput).focus()
+
+    @on(QueryInput.Left)
+    def _leave_query(self, message: QueryInput.Left) -> None:
+        message.stop()
+        self.query_one(Table).focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Picked while it is typed, by the terms that can be understood."""
+        event.stop()
+        try:
+            self._query, self._error = parse_query(event.value), None
+        except QueryError as e:
+            self._query, self._error = e.understood, e
+        self._draw()
+
+    def go_back(self) -> bool:
+        """Take the marks away, then the query."""
+        if self._marked:
+            self._marked.clear()
+        elif self._query.text or self._error:
+            self.query_one(QueryInput).value = ""
+        else:
+            return False
+        self._draw()
+        return True
+
+    # Keys
+
+    def acted_on(self) -> list[RunRow]:
+        """The marked runs in the order of marking, else the one under the cursor."""
+        rows = {row.name: row for row in self._rows or ()}
+        names = list(self._marked) or [self.query_one(Table).key_under_cursor or ""]
+        return [rows[name] for name in names if name in rows]
+
+    def action_mark(self) -> None:
+        if (name := self.query_one(Table).key_under_cursor) is None:
+            return
+        if name in self._marked:
+            del self._marked[name]
+        else:
+            self._marked[name] = None
+        self._draw()
+        self.query_one(Table).action_cursor_down()
 
     def action_overlay(self) -> None:
-        table = self.query_one(Table)
-        if table.row_count:
-            key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key
-            self.post_message(self.Overlaid(self._runs[key.value or ""]))
-            self._look()
+        if rows := self.acted_on():
+            self.post_message(self.Overlaid([row.run for row in rows]))
+
+    def action_pin(self) -> None:
+        if rows := self.acted_on():
+            self._change_view(self._view.with_pins_turned([row.name for row in rows]))
+
+    def action_sort(self) -> None:
+        field, falling = sort_that_comes_next(self._view.sort)
+        self._change_view(replace(self._view, sort=field, falling=falling))
+
+    def action_turn_sort(self) -> None:
+        self._change_view(replace(self._view, falling=not self._view.falling))
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        field = event.column_key.value or ""
+        falls = any(column.falling for column in COLUMNS if column.field == field)
+        self._change_view(
+            replace(
+                self._view,
+                sort=field,
+                falling=falls ^ (field == self._view.sort and falls == self._view.falling),
+            )
+        )
+
+    def _change_view(self, view: RunView) -> None:
+        self._view = view
+        try:
+            store_view(view)
+        except OSError as e:
+            self.notify(f"it holds for this session only: {e}", severity="warning", markup=False)
+        self._draw()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        run = self._runs.get(event.row_key.value or "")
-        if run is not None:
-            self.post_message(self.Chosen(run))
+        event.stop()
+        for row in self._rows or ():
+            if row.name == event.row_key.value:
+                self.post_message(self.Chosen(row.run))
 
 
-def _cells(s: RunStatus) -> list[str]:
-    of = f"/{count(s.total_steps)}" if s.total_steps else ""
-    return [
-        f"{count(s.step)}{of}",
-        fixed(s.val_bpb, 4),
-        UNKNOWN if s.eta_seconds is None else duration(max(1.0, s.eta_seconds)),
-        UNKNOWN if s.updated_at is None else f"{duration(max(1.0, time.time() - s.updated_at))} ago",
-        fixed(s.loss_nats, 4),
-        UNKNOWN if s.tokens_per_second is None else compact(s.tokens_per_second),
-    ]
+def _runs(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"

@@ -33,7 +33,7 @@ from tui.panes.charts import ChartGrid, ChartsPane
 from tui.panes.checkpoints import CheckpointsPane
 from tui.panes.log import LogPane
 from tui.panes.pane import Pane
-from tui.panes.runs import RunsPane
+from tui.panes.runs import QueryInput, RunsPane
 from tui.panes.samples import SamplesPane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens.confirm import Confirm
@@ -70,7 +70,7 @@ def key_sections() -> list[Section]:
     return [
         ("Everywhere", (Cockpit, CockpitScreen)),
         ("On a chart", (ChartGrid, Chart)),
-        ("In the list of runs", (RunsPane,)),
+        ("In the list of runs", (RunsPane, QueryInput)),
         ("In a text", (Transcript,)),
         ("In the prompt line", (PromptInput,)),
         ("On the screen of talks", (TalkScreen, TokenText)),
@@ -342,8 +342,7 @@ class CockpitScreen(Screen[None]):
 
     def focus_pane(self) -> None:
         """Give the keys to what is in sight."""
-        pane = self.pane
-        self.set_focus(next((w for w in pane.query("*") if w.can_focus and w.display), None))
+        self.set_focus(self.pane.first_focus)
 
     def action_turn(self, pages: int) -> None:
         self.pane.turn(pages)
@@ -511,10 +510,12 @@ class CockpitScreen(Screen[None]):
 
     @on(RunsPane.Overlaid)
     def _overlay(self, message: RunsPane.Overlaid) -> None:
-        if self.run_folder is not None and message.run.path == self.run_folder.path:
+        open_path = self.run_folder.path if self.run_folder else None
+        others = [run for run in message.runs if run.path != open_path]
+        if not others:
             self._say("this is the run in sight; choose another to lay over it", "warning")
-        elif not self.overlay.toggle(message.run):
-            self._say(f"{MOST_RUNS} runs lie over this one already; take one out with o", "warning")
+        elif not self.overlay.turn(others):
+            self._say(f"at most {MOST_RUNS} runs lie over this one; take one out with o", "warning")
         self.query_one(RunsPane).overlaid = self.overlay.names
         self.query_one(ChartGrid).others = self.overlay.states
         self._redraw_all()
