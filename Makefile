@@ -50,6 +50,8 @@ bench: $(STAMP) ## measure, as ratios within one run
 	$(BIN)/python -m tests.bench.writing
 	$(BIN)/python -m tests.bench.data_rates
 	$(BIN)/python -m tests.bench.watching
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check textual-plotext # to stand beside, where there is a network
+	$(BIN)/python -m tests.bench.cockpit
 
 bench-gpu: $(STAMP) ## tokens/s, MFU and memory of d12, d20 and d26 on a GPU, and a profile
 	$(BIN)/python -m tests.bench.gpu_training $(BENCH_OPTIONS)

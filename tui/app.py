@@ -61,7 +61,6 @@ class Cockpit(DiffedApp[None]):
         yield Lines([Text.assemble((" ◌ opening", "#56b4e9 bold"), f"  {name}")], id="opening")
 
     def on_mount(self) -> None:
-        super().on_mount()
         self._running_loop = asyncio.get_running_loop()
         self.theme_changed_signal.subscribe(self, lambda theme: self._remember(theme.name))
         self.call_after_refresh(self._load)

@@ -18,6 +18,8 @@ LinkState = Literal["live", "disk", "lost"]
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0
 """Between two looks at the locks and at the checkpoint folders."""
+QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, 0.2
+"""Files in which nothing was new for so long are looked at so much more seldom: a cockpit left open on an ended run rests."""
 HISTORY_BATCH = 2000
 PATIENCE_SECONDS = 0.5
 """Longest wait for the thread when the cockpit lets go of a run; it is a daemon thread and dies with the process."""
@@ -99,9 +101,13 @@ class Watch(threading.Thread):
 
     def _follow(self, feed: Feed) -> None:
         looked = 0.0
+        heard = time.monotonic()
         while not self._stopping.is_set():
             if records := feed.poll(POLL_SECONDS):
+                heard = time.monotonic()
                 self._inbox.append(records)
+            elif feed.link_state == "disk" and time.monotonic() - heard > QUIET_AFTER_SECONDS:
+                self._stopping.wait(QUIET_SECONDS)
             self.link_state = feed.link_state
             # Verdicts of the locks wait until the history is read: they are about what comes after it.
             if not records and time.monotonic() - looked >= LOOK_SECONDS:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import train_step
+from trainer_daemon.contract import history as history_module
 from trainer_daemon.contract import journal as journal_module
 from trainer_daemon.contract.events import Evaluated, Notice, TrainStep
 from trainer_daemon.contract.history import STEPS_PER_GROUP, read_history, thin_full_segments
@@ -46,6 +47,26 @@ def test_a_long_history_keeps_few_steps_every_spike_and_all_else(journal: Path) 
     assert [(r.stream, r.seq) for r in records if not isinstance(r.event, TrainStep)] == others
     whole = {(r.stream, r.seq): r for r in read_all(journal)}
     assert all(whole[r.stream, r.seq] == r for r in records), "what is kept is what was written"
+
+
+def test_the_segment_being_written_is_thinned_but_for_its_newest_part(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_bytes = 20_000
+    monkeypatch.setattr(history_module, "WHOLE_BYTES", whole_bytes)
+    newest = segments(journal, "train")[-1].read_bytes()
+    assert len(newest) > 2 * whole_bytes
+    lines = newest.splitlines(keepends=True)
+    per_line = max(map(len, lines))
+    steps = steps_of(journal)
+    tail = list(range(STEPS - whole_bytes // per_line + 1, STEPS + 1))
+    assert steps[-len(tail) :] == tail, "the newest steps are all there"
+    first = STEPS + 1 - len(lines)
+    older = [step for step in steps if first <= step <= STEPS - whole_bytes // min(map(len, lines)) - 2]
+    assert len(older) < 3 * len(lines) / STEPS_PER_GROUP
+    others = [(r.stream, r.seq) for r in read_all(journal) if not isinstance(r.event, TrainStep)]
+    read = [(r.stream, r.seq) for r in read_history(journal) if not isinstance(r.event, TrainStep)]
+    assert read == others
 
 
 def test_a_watcher_that_goes_on_behind_a_thinned_history_misses_nothing(journal: Path) -> None:

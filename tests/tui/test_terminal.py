@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import struct
 import subprocess
 import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.tui.terminal import PtyProcess
 
 if TYPE_CHECKING:
     from tests.tui.conftest import Runs
@@ -47,32 +44,8 @@ run_cockpit(find_run("fox"))
 """
 
 
-class Terminal:
-    """A process on a pty of 80x24, and all the bytes it has sent."""
-
-    def __init__(self, program: str) -> None:
-        self.main, other = pty.openpty()
-        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.settings = termios.tcgetattr(other)
-        self.other = other
-        environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=other,
-            stdout=other,
-            stderr=other,
-            env=environment,
-            start_new_session=True,
-        )
-        self.sent = b""
-
-    def read(self) -> bool:
-        """Take what comes within a moment; False if there was nothing."""
-        if not select.select([self.main], [], [], 0.05)[0]:
-            return False
-        with suppress(OSError):
-            self.sent += os.read(self.main, 65536)
-        return True
+class Terminal(PtyProcess):
+    """One that can be waited for."""
 
     def wait_for(self, words: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -97,13 +70,6 @@ class Terminal:
             assert self.sent.rfind(b"\x1b[?%sl" % mode) < self.sent.rfind(b"\x1b[?%sh" % mode), mode
         assert self.sent.count(b"\x1b[>") <= self.sent.count(b"\x1b[<u"), "the kitty keyboard is popped"
         assert termios.tcgetattr(self.other) == self.settings
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.main)
-        os.close(self.other)
 
 
 @pytest.fixture

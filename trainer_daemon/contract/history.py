@@ -2,14 +2,16 @@
 
 A segment of the journal that is full does not change any more. Beside it lies, once someone made it, `history/` with
 the same lines but for most of the steps: of every 64 the last one and the one with the highest loss, so that no spike is
-lost. The segment being written is read whole. The journal stays the truth: a thinned segment that is missing or damaged
-is made again, and where it cannot be written the whole one is read.
+lost. The segment being written is thinned as it is read, but for its newest part, which is read whole. The journal stays
+the truth: a thinned segment that is missing or damaged is made again, and where it cannot be written the whole one is read.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from trainer_daemon.contract.journal import (
     STREAMS,
@@ -27,6 +29,9 @@ from trainer_daemon.contract.rundir import write_durably
 STEPS_PER_GROUP = 64
 """Of so many steps in a row two are kept."""
 STEP_MARK = b'"kind":"train_step"'
+WHOLE_BYTES = 4 * 2**20
+"""The newest steps, some six thousand, are read one and all."""
+READ_BYTES = 2**20
 LOSS = re.compile(rb'"loss_nats":([-+.e0-9]+|null)')
 
 
@@ -61,11 +66,27 @@ def thin_full_segments(journal: Path) -> None:
 
 def _read_train(journal: Path) -> Iterator[Record]:
     last_seq = 0
-    for segment in segments(journal, "train")[:-1]:
-        for record in _thinned_records(segment):
+    every = segments(journal, "train")
+    for segment in every:
+        is_full = segment is not every[-1]
+        for record in _thinned_records(segment) if is_full else _older_records(segment):
             last_seq = record.seq
             yield record
     yield from read_stream(journal, "train", last_seq)
+
+
+def _older_records(segment: Path) -> Iterator[Record]:
+    """The thinned records of a segment that is being written, up to its newest part. A damaged line is left out."""
+    with suppress(FileNotFoundError), segment.open("rb") as file:
+        end = os.fstat(file.fileno()).st_size - WHOLE_BYTES
+        for line in thinned(_lines_before(end, file)):
+            if (record := decode_line(line, "train")) is not None:
+                yield record
+
+
+def _lines_before(end: int, file: BinaryIO) -> Iterator[bytes]:
+    while (left := end - file.tell()) > 0:
+        yield from file.readlines(min(left, READ_BYTES))
 
 
 def _thinned_path(segment: Path) -> Path:
@@ -88,7 +109,7 @@ def _thinned_lines(segment: Path) -> list[bytes]:
 def _thin(segment: Path) -> list[bytes]:
     """Keep and store the lines of a full segment that tell its course. Damaged ones are left out."""
     with segment.open("rb") as file:
-        kept = thinned(line for line in file if is_whole(line))
+        kept = list(thinned(line for line in file if is_whole(line)))
     path = _thinned_path(segment)
     with suppress(OSError):  # a full disk, or someone else's run: it is read whole another time, too
         path.parent.mkdir(exist_ok=True)
@@ -96,20 +117,19 @@ def _thin(segment: Path) -> list[bytes]:
     return kept
 
 
-def thinned(lines: Iterable[bytes]) -> list[bytes]:
+def thinned(lines: Iterable[bytes]) -> Iterator[bytes]:
     """All lines but steps, and of each group of steps the last and the one with the highest loss, in their order."""
-    kept: list[bytes] = []
     group: list[bytes] = []
     for line in lines:
-        if STEP_MARK in line:
+        if is_step := STEP_MARK in line:
             group.append(line)
             if len(group) < STEPS_PER_GROUP:
                 continue
-        kept += _course_of(group)
+        yield from _course_of(group)
         group = []
-        if STEP_MARK not in line:
-            kept.append(line)
-    return kept + _course_of(group)
+        if not is_step:
+            yield line
+    yield from _course_of(group)
 
 
 def _course_of(steps: list[bytes]) -> list[bytes]:

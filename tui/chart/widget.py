@@ -19,7 +19,7 @@ from textual.widget import Widget
 
 from tui.chart import view as views
 from tui.chart.axis import Span
-from tui.chart.draw import GUTTER, draw
+from tui.chart.draw import GUTTER, Row, draw
 from tui.chart.figure import Figure
 from tui.chart.palette import ANSI, DARK, LIGHT, Palette
 from tui.chart.scene import x_extent
@@ -151,7 +151,11 @@ class Chart(Widget, can_focus=True):
         self._source = source
         self._data: Span | None = None
         self._bounds: Bounds | None = None
+        self._rows: list[Row] = []
+        self._drawn_on: tuple[int, int, Style] | None = None
+        """Width, height and ground of what was drawn last."""
         self._strips: list[Strip] = []
+        """The rows on that ground."""
 
     def redraw(self) -> None:
         """Ask the source, draw, and refresh the rows that changed."""
@@ -167,11 +171,16 @@ class Chart(Widget, can_focus=True):
         )
         self._data, self._bounds = x_extent(figure, log_x=self.view.log_x), drawing.bounds
         ground = self.rich_style
-        strips = [Strip(row, width).apply_style(ground) for row in drawing.rows]
-        old, self._strips = self._strips, strips
-        if len(old) != len(strips):
+        is_new = (width, len(drawing.rows), ground) != self._drawn_on
+        changed = [y for y, row in enumerate(drawing.rows) if is_new or row != self._rows[y]]
+        self._rows, self._drawn_on = drawing.rows, (width, len(drawing.rows), ground)
+        if is_new:
+            self._strips = [Strip.blank(width)] * len(drawing.rows)
+        for y in changed:
+            self._strips[y] = Strip(drawing.rows[y], width).apply_style(ground)
+        if is_new:
             self.refresh()
-        elif changed := [y for y in range(height) if old[y] != strips[y]]:
+        elif changed:
             self.refresh(*(Region(0, y, width, 1) for y in changed))
 
     def render_line(self, y: int) -> Strip:

@@ -161,6 +161,7 @@ class CockpitScreen(Screen[None]):
         self._next_frame = 0.0
         self._next_clock = 0.0
         self._link: LinkState | None = None
+        self._is_folding_on = False
         self.frames = 0
         """How often it was looked whether anything is to be drawn."""
 
@@ -249,6 +250,9 @@ class CockpitScreen(Screen[None]):
             deadline = time.monotonic() + FOLD_SECONDS
             while watch.has_more and time.monotonic() < deadline:
                 self._changed |= self.state.apply(watch.take())
+            if watch.has_more and not self._is_folding_on:
+                self._is_folding_on = True
+                self.call_later(self._fold_on)  # behind the keys that wait, and not a whole tick later
             if watch.is_caught_up and not watch.has_more:
                 self._changed |= self.state.judge(watch.observed)
             if watch.link_state != self._link:
@@ -268,6 +272,10 @@ class CockpitScreen(Screen[None]):
                 self._asking = None
         while self.state.refusals:
             self._say(self.state.refusals.pop(0), "error")
+
+    def _fold_on(self) -> None:
+        self._is_folding_on = False
+        self._tick()
 
     def _paint(self) -> None:
         if not self.is_current:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -46,8 +47,8 @@ class Lines(Widget):
     def _draw(self) -> None:
         if not self.is_attached:
             return
-        width = self.content_size.width
-        strips = [line_strip(line, width, self) for line in self._lines]
+        width, ground = self.content_size.width, self.rich_style
+        strips = [line_strip(line, width, ground, self.app.console) for line in self._lines]
         old, self._strips = self._strips, strips
         if len(old) != len(strips):
             self.refresh()
@@ -76,16 +77,16 @@ class Lines(Widget):
         raise AssertionError("drawn line by line")
 
 
-def line_strip(line: Text, width: int, widget: Widget) -> Strip:
-    """One line as a strip of exactly `width` cells on the widget's own ground."""
+def line_strip(line: Text, width: int, ground: Style, console: Console) -> Strip:
+    """One line as a strip of exactly `width` cells on the widget's own ground. That is handed over because asking Textual
+    for it line by line costs more than all the drawing."""
     if line.cell_len > width:
         line = line.copy()
         line.truncate(width, overflow="ellipsis")
     if line.spans:
-        segments = list(line.render(widget.app.console, end=""))
+        segments = list(line.render(console, end=""))
     else:  # Rich leaves out the base style of a text without spans
         segments = [
             Segment(line.plain, line.style if isinstance(line.style, Style) else Style.parse(line.style))
         ]
-    ground = widget.rich_style
     return Strip(segments).apply_style(ground).adjust_cell_length(width, ground)

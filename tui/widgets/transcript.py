@@ -48,12 +48,13 @@ class Transcript(ScrollView, can_focus=True):
         width = self.scrollable_content_region.width
         if not (self.is_attached and width):
             return
+        ground, console = self.rich_style, self.app.console
         known, self._laid_out = self._laid_out, {}
         strips: list[Strip] = []
         for block in self._blocks:
             at = block.key, width
             if at not in known:
-                known[at] = [line_strip(line, width, self) for line in block.layout(width)]
+                known[at] = [line_strip(line, width, ground, console) for line in block.layout(width)]
             self._laid_out[at] = known[at]
             strips += known[at]
         seen = self._seen()

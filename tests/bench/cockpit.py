@@ -1,0 +1,271 @@
+"""What the cockpit costs: its own CPU and the bytes it sends per update, how soon a key shows on a slow link, what it costs at rest,
+and how long one waits for a long run. Each figure comes from a process on a real pty of 120x40 that this one reads as slowly as
+the link would; textual-plotext draws the same beside it where it is installed. CPU time is measured, which other work on the
+machine disturbs less than the clock; where the clock is what counts, it is the median of several."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import psutil
+import pyte
+
+from tests.tui.conftest import WrittenRun
+from tests.tui.terminal import PtyProcess
+from trainer_daemon.contract.history import thin_full_segments
+from trainer_daemon.contract.rundir import create_run, write_json
+from trainer_daemon.contract.spec import RunSpec
+from trainer_daemon.contract.status import observe
+
+COLUMNS, ROWS = 120, 40
+POINTS = 100_000
+SLOW_LINK = 32 * 1024
+PATIENCE_SECONDS = 120.0
+LLMCTL = "from cli.main import app; app()"
+
+
+class Watched:
+    """A program on a pty, its screen, and what it reports; read at the speed of the link."""
+
+    def __init__(
+        self, code: str, *arguments: str, bytes_per_second: float | None = None, **environment: str
+    ) -> None:
+        self._reports, theirs = os.pipe()
+        os.set_blocking(self._reports, False)
+        environment["REPORT"] = str(theirs)
+        self.began = time.perf_counter()
+        self.process = PtyProcess(
+            code, *arguments, size=(COLUMNS, ROWS), environment=environment, pass_fds=[theirs]
+        )
+        os.close(theirs)
+        self.screen = pyte.Screen(COLUMNS, ROWS)
+        self._stream = pyte.ByteStream(self.screen)
+        self._rate = bytes_per_second
+        self._allowance, self._allowed_at = 0.0, time.perf_counter()
+        self.updates = 0
+
+    def read(self, *, is_parsed: bool = True) -> None:
+        """Take what the link has let through by now."""
+        limit = 1 << 16
+        if self._rate is not None:
+            now = time.perf_counter()
+            self._allowance = min(self._allowance + (now - self._allowed_at) * self._rate, self._rate / 50)
+            self._allowed_at = now
+            limit = int(self._allowance)
+        if limit < 1:
+            time.sleep(0.002)
+            return
+        came = self.process.read(limit, 0.002)
+        self._allowance -= len(came)
+        if came and is_parsed:
+            self._stream.feed(came)
+        with suppress(BlockingIOError):
+            self.updates += len(os.read(self._reports, 1 << 16))
+
+    def wait(self, is_so: Callable[[], object], patience: float = PATIENCE_SECONDS) -> float:
+        """Seconds until it is so, infinite if that takes too long."""
+        began = time.perf_counter()
+        while not is_so():
+            if time.perf_counter() - began > patience:
+                return float("inf")
+            self.read()
+        return time.perf_counter() - began
+
+    def shows(self, *words: str) -> bool:
+        text = "\n".join(self.screen.display)
+        return all(word in text for word in words)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all its threads. Not psutil's, which counts in hundredths of a second."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+    @property
+    def sent(self) -> int:
+        return len(self.process.sent)
+
+    def close(self) -> None:
+        self.process.close()
+        os.close(self._reports)
+
+
+@contextmanager
+def watched(
+    code: str, *arguments: str, bytes_per_second: float | None = None, **environment: str
+) -> Iterator[Watched]:
+    made = Watched(code, *arguments, bytes_per_second=bytes_per_second, **environment)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def drawing(
+    what: str, points: int, runs: int, view: str, bytes_per_second: float | None = None
+) -> Iterator[Watched]:
+    """One of the programs, once it draws updates with the whole history on screen."""
+    with tempfile.TemporaryDirectory() as home:
+        code = f"from tests.bench.cockpit_programs import main; main({what!r}, {points}, {runs}, {view!r})"
+        with watched(code, LLMCTL_HOME=home, XDG_RUNTIME_DIR=home) as program:
+            program.wait(lambda: program.updates > 0)
+            program.wait(lambda: program.updates > 15)  # axes and buffers settle
+            program._rate = bytes_per_second
+            yield program
+
+
+def per_update(what: str, points: int, runs: int, view: str, seconds: float) -> dict[str, float]:
+    with drawing(what, points, runs, view) as program:
+        # in stretches, of which the median counts: an axis that moves on repaints everything once
+        cpu, sent = [], []
+        began = time.perf_counter()
+        first = program.updates
+        while time.perf_counter() - began < seconds:
+            updates, cpu_before, sent_before = program.updates, program.cpu_seconds, program.sent
+            until = time.perf_counter() + seconds / 8
+            while time.perf_counter() < until or program.updates == updates:
+                program.read(is_parsed=False)
+            count = program.updates - updates
+            cpu.append((program.cpu_seconds - cpu_before) / count)
+            sent.append((program.sent - sent_before) / count)
+        rate = (program.updates - first) / (time.perf_counter() - began)
+    return {
+        "cpu_ms": median(cpu) * 1e3,
+        "bytes": median(sent),
+        "mean_bytes": sum(sent) / len(sent),
+        "updates_per_second": rate,
+    }
+
+
+def key_to_screen(what: str, view: str, keys: int, is_shown: Callable[[Watched], bool]) -> list[float]:
+    """Milliseconds from each press of `c` until it shows, on the slow link, while curves move."""
+    with drawing(what, POINTS, 1, view, SLOW_LINK) as program:
+        waits = []
+        for press in range(keys):
+            wanted = press % 2 == 0
+            pause = time.perf_counter() + 0.73  # falls on every phase of the updates
+            program.wait(lambda pause=pause: time.perf_counter() > pause)  # type: ignore[misc]
+            program.process.write(b"c")
+            waits.append(1e3 * program.wait(lambda wanted=wanted: is_shown(program) == wanted, 40.0))  # type: ignore[misc]
+    return waits
+
+
+def write_run(steps: int) -> str:
+    """A run of so many steps, as it lies on disk after its supervisor has gone; its name."""
+    name = f"steps-{steps}"
+    run, lock = create_run(name, RunSpec())
+    written = WrittenRun(run, lock, steps)
+    written.begin()
+    written.train(1, steps, every=steps // 50)
+    written.end()
+    written.close()
+    thin_full_segments(run.journal)
+    write_json(run.state_file, observe(run).to_json())
+    return name
+
+
+def opening(name: str, steps: int) -> dict[str, float]:
+    """From Enter to the first frame, and to the whole history on screen; the memory of the cockpit then."""
+    with watched(LLMCTL, "attach", name) as program:
+        program.wait(lambda: program.shows(name))
+        first, first_cpu = time.perf_counter() - program.began, program.cpu_seconds
+        program.wait(lambda: program.shows(f"{steps:,}/{steps:,}", "completed", "loss nats"))
+        return {
+            "first": first,
+            "first_cpu": first_cpu,
+            "whole": time.perf_counter() - program.began,
+            "whole_cpu": program.cpu_seconds,
+            "megabytes": psutil.Process(program.process.pid).memory_info().rss / 1e6,
+        }
+
+
+def idle(name: str, seconds: float) -> float:
+    """Share of a core that a cockpit costs on which nothing happens."""
+    with watched(LLMCTL, "attach", name) as program:
+        program.wait(lambda: program.shows("completed", "loss nats"))
+        still = time.perf_counter() + 3
+        program.wait(lambda: time.perf_counter() > still)
+        before = program.cpu_seconds
+        end = time.perf_counter() + seconds
+        program.wait(lambda: time.perf_counter() > end)
+        return (program.cpu_seconds - before) / seconds
+
+
+def crosshair_shows(program: Watched) -> bool:
+    return any("loss nats step " in row for row in program.screen.display)
+
+
+def word_shows(program: Watched) -> bool:
+    return any("word !" in row for row in program.screen.display[:2])
+
+
+def bench_updates(seconds: float, *, has_plotext: bool) -> dict[str, dict[str, float]]:
+    figures: dict[str, dict[str, float]] = {}
+    print(
+        f"per update, {POINTS:,} points a curve, 10 updates a second, {COLUMNS}x{ROWS}; medians of 8 stretches"
+    )
+    kinds = [("cockpit", 1), ("cockpit", 4), ("charts", 1), ("charts", 4)]
+    kinds += [("plotext2", 1), ("plotext", 1)] if has_plotext else []
+    for view in ("full", "tail"):
+        for what, runs in kinds:
+            found = figures[f"{what} {runs} {view}"] = per_update(what, POINTS, runs, view, seconds)
+            beside = figures.get(f"charts {runs} {view}")
+            ratio = f"; {found['cpu_ms'] / beside['cpu_ms']:5.1f} x the CPU of charts" if beside else ""
+            print(
+                f"  {what:8} {runs} runs, {view}: {found['cpu_ms']:7.1f} ms CPU, {found['bytes']:7.0f} B "
+                f"(mean {found['mean_bytes']:.0f}), {found['updates_per_second']:4.1f} updates/s{ratio}",
+                flush=True,
+            )
+    return figures
+
+
+def bench_keys(*, has_plotext: bool) -> None:
+    print(f"\nkey to screen on {SLOW_LINK // 1024} KiB/s, ms: median (slowest)")
+    kinds = [("cockpit", 12, crosshair_shows), ("charts", 12, word_shows)]
+    kinds += [("plotext2", 2, word_shows)] if has_plotext else []
+    for view in ("full", "tail"):
+        for what, keys, is_shown in kinds:
+            waits = key_to_screen(what, view, keys, is_shown)
+            print(f"  {what:8} {view}: {median(waits):.0f} ({max(waits):.0f})", flush=True)
+
+
+def bench_opening(rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.update(LLMCTL_HOME=home, XDG_RUNTIME_DIR=home)
+        for steps in (1_000, 100_000, 1_000_000):
+            name = write_run(steps)
+            openings = [opening(name, steps) for _ in range(rounds)]
+            typical = {key: median(each[key] for each in openings) for key in openings[0]}
+            best = min(each["whole"] for each in openings)
+            print(
+                "  {steps:>9,} steps: first frame {first:.2f} s after Enter ({first_cpu:.2f} of CPU), all drawn "
+                "{whole:.2f} s ({whole_cpu:.2f} of CPU; best {best:.2f} s), {megabytes:.0f} MB".format(
+                    steps=steps, best=best, **typical
+                ),
+                flush=True,
+            )
+            if steps == 100_000:
+                print(f"  at rest: {100 * idle(name, 15):.2f} % of a core", flush=True)
+            shutil.rmtree(Path(home) / "runs" / name)
+
+
+def main(seconds: float = 8.0, rounds: float = 3) -> None:
+    has_plotext = find_spec("textual_plotext") is not None
+    if not has_plotext:
+        print("textual-plotext is not installed and left out: pip install textual-plotext", file=sys.stderr)
+    bench_updates(seconds, has_plotext=has_plotext)
+    bench_keys(has_plotext=has_plotext)
+    print("\nopening")
+    bench_opening(round(rounds))
+
+
+if __name__ == "__main__":
+    main(*map(float, sys.argv[1:]))
