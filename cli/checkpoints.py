@@ -1,4 +1,4 @@
-"""`checkpoints verify pin unpin prune`: what is on disk, whether it is still what was written, and what is to stay."""
+"""`checkpoints verify pin unpin prune discard`: what is on disk, whether it is still what was written, and what is to stay."""
 
 import sys
 from dataclasses import asdict
@@ -73,6 +73,8 @@ def verify(checkpoint: CheckpointArgument, json: JsonOption = False) -> None:
         for check in checks:
             what = "ok" if check.ok else "MISSING" if check.actual is None else "DAMAGED"
             out(f"{what:8}{check.path}")
+        if not bad:
+            say(f"all {len(checks)} files of {checkpoint} are what was written")
     if bad:
         raise RunFailedError(
             f"{len(bad)} of {len(checks)} files are not what was written: {', '.join(bad)}; "
@@ -127,7 +129,6 @@ def prune(
     """
     from contextlib import suppress
 
-    from trainer_daemon.contract.errors import RefusedError
     from trainer_daemon.contract.rundir import find_run
     from trainer_daemon.contract.settings import present_spec
     from trainer_daemon.engine.checkpoint import store
@@ -145,14 +146,52 @@ def prune(
         return
     out(checkpoint_table(doomed))
     freed = size(sum(info.bytes for info in doomed))
-    question = f"delete these {len(doomed)} of {found.name}, {freed}?"
     if not yes:
-        if not sys.stdin.isatty():
-            raise RefusedError(f"{question} Say so with --yes")
-        say(f"{question} [y/N]")
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-            raise RefusedError(f"{found.name} was left alone")
+        _make_sure(f"delete these {len(doomed)} of {found.name}, {freed}?", found.name)
     for info in doomed:
         with suppress(FileNotFoundError):  # a run that is training thins them out, too
             store.discard(info.path)
     say(f"{freed} are free again")
+
+
+def discard(
+    checkpoint: CheckpointArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete one checkpoint, RUN@STEP.
+
+    Not a pinned one, and not the newest of a run that may still be resumed.
+    """
+    from trainer_daemon.contract.errors import RefusedError, SpecError
+    from trainer_daemon.contract.status import observe
+    from trainer_daemon.engine.checkpoint import store
+
+    if split_reference(checkpoint)[1] is None:
+        raise SpecError(
+            f"say which one is to be deleted: {checkpoint}@STEP; see: llmctl checkpoints {checkpoint}"
+        )
+    run, info = find_checkpoint(checkpoint)
+    assert run is not None
+    if info.pinned:
+        raise RefusedError(
+            f"step {info.step} of {run.name} is pinned; first: llmctl unpin {run.name}@{info.step}"
+        )
+    if info.path == store.checkpoint_folders(run.checkpoints)[-1] and observe(run).state != "completed":
+        raise RefusedError(
+            f"step {info.step} is the newest of {run.name}, which a resume would go on from; it stays until there is a newer one"
+        )
+    if not yes:
+        _make_sure(f"delete step {info.step} of {run.name}, {size(info.bytes)}?", run.name)
+    store.discard(info.path)
+    out(f"step {info.step} of {run.name} is deleted, {size(info.bytes)} are free again")
+
+
+def _make_sure(question: str, name: str) -> None:
+    """Raises RefusedError unless the reader says yes."""
+    from trainer_daemon.contract.errors import RefusedError
+
+    if not sys.stdin.isatty():
+        raise RefusedError(f"{question} Say so with --yes")
+    say(f"{question} [y/N]")
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise RefusedError(f"{name} was left alone")

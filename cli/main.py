@@ -103,6 +103,7 @@ for function in (
     checkpoints.pin,
     checkpoints.unpin,
     checkpoints.prune,
+    checkpoints.discard,
     export.export,
     sample.sample,
     chat.chat,

@@ -178,6 +178,9 @@ def attach(
             help="Where llmctl is on the other machine, when ssh does not find it.",
         ),
     ] = "llmctl",
+    read_only: Annotated[
+        bool, typer.Option("--readonly", help="Only look: no key steers a run or touches a checkpoint.")
+    ] = False,
 ) -> None:
     """Open the cockpit on a run: live, finished or crashed.
 
@@ -191,15 +194,15 @@ def attach(
             "the cockpit needs a terminal; without one use: llmctl events RUN -f, or llmctl status RUN"
         )
     if run and run.startswith("ssh://"):
-        _attach_over_ssh(run, remote_llmctl)
+        _attach_over_ssh(run, remote_llmctl, is_read_only=read_only)
         return
     found = find_run(run) if run else None
     from tui.app import run_cockpit
 
-    run_cockpit(found)
+    run_cockpit(found, is_read_only=read_only)
 
 
-def _attach_over_ssh(url: str, program: str) -> None:
+def _attach_over_ssh(url: str, program: str, *, is_read_only: bool) -> None:
     from trainer_daemon.link.ssh import Address, Tunnel
 
     address = Address.parse(url, program)
@@ -208,7 +211,7 @@ def _attach_over_ssh(url: str, program: str) -> None:
         run = tunnel.open()
         from tui.app import run_cockpit
 
-        run_cockpit(run)
+        run_cockpit(run, is_read_only=is_read_only)
 
 
 def logs(

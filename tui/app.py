@@ -41,10 +41,17 @@ class Cockpit(DiffedApp[None]):
     ]
 
     def __init__(
-        self, run: RunDir | None, open_feed: FeedOpener | None = None, settings: Settings | None = None
+        self,
+        run: RunDir | None,
+        open_feed: FeedOpener | None = None,
+        settings: Settings | None = None,
+        *,
+        is_read_only: bool = False,
     ) -> None:
-        """`run`: the one to show first; None opens the list of runs. `open_feed`: where its records come from."""
+        """`run`: the one to show first; None opens the list of runs. `open_feed`: where its records come from.
+        `is_read_only`: nothing is sent to a run and nothing is changed on disk."""
         super().__init__()
+        self._is_read_only = is_read_only
         self.settings = settings or Settings()
         self._first_run = run
         self._open_feed = open_feed
@@ -70,7 +77,12 @@ class Cockpit(DiffedApp[None]):
         from tui.feed import open_link
         from tui.screens.cockpit import CockpitScreen
 
-        screen = CockpitScreen(self._first_run, self._open_feed or open_link, self.settings)
+        screen = CockpitScreen(
+            self._first_run,
+            self._open_feed or open_link,
+            self.settings,
+            is_read_only=self._is_read_only,
+        )
         self.call_from_thread(self.push_screen, screen)
 
     def _remember(self, theme: str) -> None:
@@ -96,7 +108,7 @@ class Cockpit(DiffedApp[None]):
         yield from super().get_system_commands(screen)
 
 
-def run_cockpit(run: RunDir | None = None) -> None:
+def run_cockpit(run: RunDir | None = None, *, is_read_only: bool = False) -> None:
     """Show a run until the reader detaches; without one, the list of runs. The terminal is given back whatever happens.
 
     Raises LlmctlError where there is no terminal, SpecError for settings that make no sense.
@@ -105,7 +117,7 @@ def run_cockpit(run: RunDir | None = None) -> None:
         name = run.name if run else "RUN"
         raise LlmctlError(f"the cockpit needs a terminal; without one, use: llmctl status {name} --json")
     settings = load_settings()
-    app = Cockpit(run, settings=settings)
+    app = Cockpit(run, settings=settings, is_read_only=is_read_only)
     with given_back(app.end_soon):
         app.run(mouse=settings.mouse)
     if app.return_code:

@@ -21,6 +21,8 @@ LOOK_SECONDS = 1.0
 QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, 0.2
 """Files in which nothing was new for so long are looked at so much more seldom: a cockpit left open on an ended run rests."""
 HISTORY_BATCH = 2000
+PIN = "pinned"
+"""In a checkpoint's folder, as `llmctl pin` puts it there."""
 PATIENCE_SECONDS = 0.5
 """Longest wait for the thread when the cockpit lets go of a run; it is a daemon thread and dies with the process."""
 
@@ -52,6 +54,8 @@ class Watch(threading.Thread):
         """The run in the light of its locks, whenever nobody answers for it; else None."""
         self.stored: frozenset[str] | None = None
         """The checkpoint folders there are; older ones are pruned as a run goes on."""
+        self.pinned: frozenset[str] = frozenset()
+        """Those of them that are kept until they are unpinned."""
         self.is_caught_up = False
         """The history has been read, and the locks looked at."""
         self.failure: Exception | None = None
@@ -117,7 +121,9 @@ class Watch(threading.Thread):
     def _look(self) -> None:
         run = self.run_folder
         try:
-            self.stored = frozenset(folder.name for folder in run.checkpoints.iterdir())
+            folders = list(run.checkpoints.iterdir())
+            self.pinned = frozenset(folder.name for folder in folders if (folder / PIN).exists())
+            self.stored = frozenset(folder.name for folder in folders)
         except OSError:
             self.stored = None
         assert self.link_state is not None

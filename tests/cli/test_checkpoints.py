@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli.references import find_checkpoint, split_reference
-from tests.cli.conftest import Llmctl, add_checkpoint, completed_run
+from tests.cli.conftest import Llmctl, add_checkpoint, completed_run, failed_run
 from trainer_daemon.contract.errors import NotFoundError, SpecError
 from trainer_daemon.contract.rundir import RunDir
 
@@ -158,3 +158,25 @@ def test_prune_never_deletes_the_newest_two_that_hold(llmctl: Llmctl, run: RunDi
         (damaged / "model.safetensors").write_bytes(b"weights __")
     assert llmctl("prune", "done", "--yes").code == 0
     assert [c["step"] for c in llmctl("checkpoints", "done", "--json").json()] == [20, 30, 40, 50]
+
+
+def test_one_checkpoint_is_deleted_unless_it_is_pinned_or_a_resume_would_need_it(
+    llmctl: Llmctl, run: RunDir
+) -> None:
+    llmctl("pin", "done@10")
+    pinned = llmctl("discard", "done@10", "--yes")
+    assert pinned.code == 6
+    assert "llmctl unpin done@10" in pinned.err
+    assert llmctl("discard", "done", "--yes").code == 2
+    llmctl("unpin", "done@10")
+    assert llmctl("discard", "done@10", "--yes").code == 0
+    assert [c["step"] for c in llmctl("checkpoints", "done", "--json").json()] == [20, 30]
+    assert llmctl("discard", "done@30", "--yes").code == 0, "nothing goes on from a completed run"
+
+    failed = failed_run()
+    for step in (10, 20):
+        add_checkpoint(failed, step)
+    newest = llmctl("discard", "broken@20", "--yes")
+    assert newest.code == 6
+    assert "a resume would go on from" in newest.err
+    assert llmctl("discard", "broken@10", "--yes").code == 0

@@ -11,6 +11,7 @@ sequence numbers, through the sockets while there is a supervisor and out of the
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -95,11 +96,12 @@ class Address:
             )
         return cls(match["host"], match["port"], match["run"], program)
 
-    def ask_command(self, *words: str) -> list[str]:
-        """ssh that runs llmctl over there. `words` are names of ours, and so need no quoting."""
-        return ["ssh", *OPTIONS, *self._place(), "--", " ".join([self.program, *words])]
+    def ask_command(self, *words: str, may_ask: bool) -> list[str]:
+        """ssh that runs llmctl over there. `may_ask`: for a password, on the terminal."""
+        silence = () if may_ask else WITHOUT_ASKING
+        return ["ssh", *OPTIONS, *silence, *self._place(), "--", f"{self.program} {shlex.join(words)}"]
 
-    def forward_command(self, here: Path, there: Path) -> list[str]:
+    def forward_command(self, here: Path, there: Path, *, may_ask: bool) -> list[str]:
         """ssh that forwards a supervisor's two sockets. Raises RefusedError for a path that -L would misread."""
         for folder in (here, there):
             if not PLAIN_PATH.fullmatch(str(folder)) or not folder.is_absolute():
@@ -111,6 +113,7 @@ class Address:
         return [
             "ssh",
             *OPTIONS,
+            *(() if may_ask else WITHOUT_ASKING),
             *FORWARDING,
             *(word for pair in pairs for word in ("-L", pair)),
             *self._place(),
@@ -307,7 +310,7 @@ class Tunnel(Closing):
         from trainer_daemon.link.client import Link
 
         here = socket_folder(self.run.path)
-        command = self.address.forward_command(here, there)
+        command = self.address.forward_command(here, there, may_ask=may_ask)
         ssh = self._start(command, may_ask=may_ask, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + (ASK_SECONDS if may_ask else READY_SECONDS)
         with Link(here, self.run.name) as link:
@@ -326,7 +329,7 @@ class Tunnel(Closing):
 
     def _ask(self, *words: str, may_ask: bool) -> bytes:
         """What llmctl prints over there. Raises the error that it ends with."""
-        command = self.address.ask_command(*words)
+        command = self.address.ask_command(*words, may_ask=may_ask)
         ssh = self._start(command, may_ask=may_ask, stdout=subprocess.PIPE)
         try:
             answer, _ = ssh.communicate(timeout=ASK_SECONDS)
@@ -345,8 +348,6 @@ class Tunnel(Closing):
 
     def _start(self, command: list[str], *, may_ask: bool, stdout: int) -> subprocess.Popen[bytes]:
         self._drop()
-        if not may_ask:
-            command = [command[0], *WITHOUT_ASKING, *command[1:]]
         with (self._scratch / "ssh.err").open("wb") as complaints:
             try:
                 self._ssh = subprocess.Popen(

@@ -1,13 +1,18 @@
-"""The checkpoints, with the held-out score of each. Enter talks to one."""
+"""The checkpoints, with the held-out score of each. Enter talks to one; other keys have llmctl check it, keep it, …"""
+
+from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import DataTable
 
 from tui.ink import GREEN, hue, palette_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, Checkpoint, RunState
+from tui.screens.checkpoint_acts import Act
 from tui.widgets.table import Table
 from tui.wording import clock, count, fixed, size
 
@@ -20,6 +25,36 @@ class CheckpointsPane(Pane):
     CheckpointsPane DataTable { height: 1fr; }
     """
 
+    HINTS: ClassVar[Sequence[tuple[str, str]]] = (
+        ("⏎", "sample"),
+        ("v", "verify"),
+        ("p", "pin"),
+        ("f", "fork"),
+        ("x", "export"),
+        ("d", "delete"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "wish('verify')", "Verify", id="checkpoint.verify", tooltip="Hash every file anew"),
+        Binding(
+            "p",
+            "wish('pin')",
+            "Pin",
+            id="checkpoint.pin",
+            tooltip="Keep it whatever the rules say, or no more",
+        ),
+        Binding(
+            "f",
+            "wish('fork')",
+            "Fork",
+            id="checkpoint.fork",
+            tooltip="A new run that begins with it; asks what is to be different",
+        ),
+        Binding(
+            "x", "wish('export')", "Export", id="checkpoint.export", tooltip="As safetensors; asks where to"
+        ),
+        Binding("d", "wish('delete')", "Delete", id="checkpoint.delete", tooltip="Remove it; asks first"),
+    ]
+
     class Chosen(Message):
         """Talk to this one."""
 
@@ -27,8 +62,18 @@ class CheckpointsPane(Pane):
             super().__init__()
             self.path = path
 
+    class Wanted(Message):
+        """Do something with this one."""
+
+        def __init__(self, act: Act, path: str) -> None:
+            super().__init__()
+            self.act: Act = act
+            self.path = path
+
     stored: frozenset[str] | None = None
     """The folders there are; None while nobody has looked."""
+    pinned: frozenset[str] = frozenset()
+    """Those of them that are pinned."""
 
     def compose(self) -> ComposeResult:
         yield Table(cursor_type="row", cell_padding=2, id="checkpoints-table")
@@ -41,6 +86,7 @@ class CheckpointsPane(Pane):
         rows = []
         for checkpoint in sorted(state.checkpoints.values(), key=lambda c: -c.step):
             words = [word for word, it in (("best", best), ("newest", last)) if it is checkpoint]
+            words += ["pinned"] * (checkpoint.path in self.pinned)
             is_gone = self.stored is not None and checkpoint.path not in self.stored
             cells = [Text(cell, justify="right") for cell in _cells(checkpoint)]
             cells.append(Text("pruned" if is_gone else " · ".join(words), hue(ink, GREEN)))
@@ -50,6 +96,12 @@ class CheckpointsPane(Pane):
             rows.append((checkpoint.path, cells))
         headings = [*(Text(name, justify="right") for name in FIGURES), Text()]
         self.query_one(Table).fill(headings, rows)
+
+    def action_wish(self, act: Act) -> None:
+        table = self.query_one(Table)
+        if table.row_count:
+            key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key
+            self.post_message(self.Wanted(act, key.value or ""))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if event.row_key.value is not None:

@@ -1,5 +1,8 @@
 """What every view of the cockpit is."""
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 from textual.containers import Container
 from textual.widget import Widget
 
@@ -10,6 +13,8 @@ class Pane(Container):
     """One view. Drawn only while it is in sight; when it comes into sight, all areas are said to have changed."""
 
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
+    HINTS: ClassVar[Sequence[tuple[str, str]]] = ()
+    """(key, word) for the last row, where the view has keys of its own."""
 
     def draw(self, state: RunState, changed: set[Area]) -> None:
         """Show what changed. Reads the state, never writes it."""

@@ -8,7 +8,7 @@ drawn that did not change, and no frame is begun while the terminal still takes 
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 from rich.text import Text
@@ -19,13 +19,15 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher
 
 from trainer_daemon.contract.errors import LlmctlError, did_you_mean
-from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.events import Notice
+from trainer_daemon.contract.rundir import RunDir, find_run
 from trainer_daemon.contract.text import printable
 from trainer_daemon.link.ssh import FarRun
 from tui import headline
 from tui.asking import Asking, Sampling
 from tui.chart.symbols import SYMBOLS
 from tui.chart.widget import Chart
+from tui.errands import Errand
 from tui.feed import FeedOpener, LinkState, Watch, place_of
 from tui.ink import SKY, hue, palette_of
 from tui.overlay import MOST_RUNS, Overlay
@@ -36,9 +38,11 @@ from tui.panes.pane import Pane
 from tui.panes.runs import QueryInput, RunsPane
 from tui.panes.samples import SamplesPane
 from tui.run_state import Area, Checkpoint, RunState
+from tui.screens import checkpoint_acts
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help, Section
 from tui.screens.talk import TalkScreen
+from tui.screens.type_in import TypeIn
 from tui.settings import Settings
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
@@ -70,6 +74,7 @@ def key_sections() -> list[Section]:
     return [
         ("Everywhere", (Cockpit, CockpitScreen)),
         ("On a chart", (ChartGrid, Chart)),
+        ("On a checkpoint", (CheckpointsPane,)),
         ("In the list of runs", (RunsPane, QueryInput)),
         ("In a text", (Transcript,)),
         ("In the prompt line", (PromptInput,)),
@@ -114,6 +119,14 @@ class CockpitScreen(Screen[None]):
             "exclamation_mark", "stop", "stop", id="run.stop", tooltip="Save, then end the run; asks first"
         ),
         Binding(
+            "ctrl+k",
+            "kill",
+            "Kill",
+            id="run.kill",
+            tooltip="End every process at once, without saving; asks for the run's name",
+            show=False,
+        ),
+        Binding(
             "t",
             "next_target",
             "target",
@@ -140,8 +153,13 @@ class CockpitScreen(Screen[None]):
         Binding("escape", "go_back", "Back", id="pane.escape", tooltip="Out of what was entered", show=False),
     ]
 
-    def __init__(self, run: RunDir | None, open_feed: FeedOpener, settings: Settings) -> None:
+    def __init__(
+        self, run: RunDir | None, open_feed: FeedOpener, settings: Settings, *, is_read_only: bool = False
+    ) -> None:
+        """`is_read_only`: nothing is sent to a run and nothing is changed on disk."""
         super().__init__()
+        self.is_read_only = is_read_only
+        self._errands: list[tuple[Errand, RunState]] = []
         self._own_keys = settings.keys
         self._symbols = SYMBOLS[settings.symbols]
         self.run_folder: RunDir | None = None
@@ -261,6 +279,9 @@ class CockpitScreen(Screen[None]):
             if watch.stored != self._stored:
                 self._stored = self.query_one(CheckpointsPane).stored = watch.stored
                 self._changed.add("checkpoints")
+            if watch.pinned != (pane := self.query_one(CheckpointsPane)).pinned:
+                pane.pinned = watch.pinned
+                self._changed.add("checkpoints")
         if self.overlay.fold(time.monotonic() + FOLD_SECONDS):
             self._changed.add("curves")
         if (asking := self._asking) is not None:
@@ -270,6 +291,9 @@ class CockpitScreen(Screen[None]):
                 if asking.error is not None:
                     self._changed |= self.state.fail_sample(asking.request_id, asking.error)
                 self._asking = None
+        for errand, state in [(e, s) for e, s in self._errands if e.is_over]:
+            self._errands.remove((errand, state))
+            self._tell_of(errand, state)
         while self.state.refusals:
             self._say(self.state.refusals.pop(0), "error")
 
@@ -295,7 +319,7 @@ class CockpitScreen(Screen[None]):
         link = self._link
         silent = time.time() - (self.state.status.updated_at or time.time())
         self._lines("headline").show(
-            [headline.headline(self.state, link, silent, width, ink, place_of(self.run_folder))]
+            [headline.headline(self.state, link, silent, width, ink, self._place_words())]
         )
         self._lines("banner").show(headline.banner(self.state, width, ink))
         placeholder = "a beginning for the model to continue" if self.run_folder else "open a run first"
@@ -303,6 +327,10 @@ class CockpitScreen(Screen[None]):
         target = Text.assemble((f"{self._target_words()} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
         self.query_one(PromptLine).show(target, sampling, placeholder)
         self._lines("keys").show([self._keys_line(width)])
+
+    def _place_words(self) -> str:
+        words = [place_of(self.run_folder), "read-only" if self.is_read_only else ""]
+        return " · ".join(word for word in words if word)
 
     def _lines(self, name: str) -> Lines:
         return self.query_one(f"#{name}", Lines)
@@ -318,8 +346,13 @@ class CockpitScreen(Screen[None]):
             line.append(f"{number} ", hue(ink, SKY))
             line.append(word, ink.title if name == current else ink.muted)
             line.append(" " if is_narrow else "  ")
-        hints = [("/", "ask"), ("P", "resume" if self.state.status.state == "paused" else "pause")]
-        hints += [("!", "stop"), ("C", "save"), ("E", "eval")]
+        hints = list(self.pane.HINTS)
+        if not hints and self.is_read_only:
+            hints = [("/", "ask")]
+        elif not hints:
+            is_resting = self.state.status.state in ("paused", "stopped", "failed", "crashed")
+            hints = [("/", "ask"), ("P", "resume" if is_resting else "pause")]
+            hints += [("!", "stop"), ("C", "save"), ("E", "eval")]
         always = [("?", "help"), ("q", "detach")]
 
         def spelled(pairs: Iterable[tuple[str, str]]) -> Text:
@@ -337,7 +370,7 @@ class CockpitScreen(Screen[None]):
         self._changed |= ALL_AREAS
         self._next_frame = 0.0
 
-    def _say(self, words: str, severity: Literal["warning", "error"]) -> None:
+    def _say(self, words: str, severity: Literal["information", "warning", "error"]) -> None:
         self.notify(printable(words), severity=severity, timeout=10, markup=False)
 
     # Keys
@@ -379,12 +412,24 @@ class CockpitScreen(Screen[None]):
         self.app.push_screen(TalkScreen(self.run_folder, self.sampling))
 
     def action_pause_or_resume(self) -> None:
-        self.action_command("resume" if self.state.status.state == "paused" else "pause")
+        state, run = self.state.status.state, self.run_folder
+        if run is not None and state in ("stopped", "failed", "crashed") and not self.is_read_only:
+            self.app.push_screen(
+                Confirm(
+                    f"Resume {run.name}?",
+                    "It goes on from its newest good checkpoint; steps after that are made again.",
+                ),
+                lambda is_sure: self.send_errand(["resume", run.name]) if is_sure else None,
+            )
+        else:
+            self.action_command("resume" if state == "paused" else "pause")
 
     def action_command(self, name: str) -> None:
         run = self.run_folder
         if run is None:
             self._say("open a run first: press 5", "warning")
+        elif not self.may_steer():
+            return
         elif self.state.has_ended:
             self._say(
                 f"this run has ended ({self.state.status.state}); continue it with: llmctl resume {run.name}",
@@ -393,15 +438,22 @@ class CockpitScreen(Screen[None]):
         else:
             self._send(run, name, {}, None)
 
+    def may_steer(self) -> bool:
+        """Whether runs may be commanded and checkpoints touched; where not, the reader is told."""
+        if self.is_read_only:
+            self._say("this cockpit was opened with --readonly: it only looks", "warning")
+        return not self.is_read_only
+
     def action_stop(self) -> None:
-        if self.run_folder is None or self.state.has_ended:
+        if self.run_folder is None or self.state.has_ended or self.is_read_only:
             self.action_command("stop")
             return
         name = self.run_folder.name
         self.app.push_screen(
             Confirm(
                 f"Stop {name}?",
-                f"It saves a checkpoint at the next step, then ends. Continue it later with: llmctl resume {name}",
+                f"It saves a checkpoint at the next step, then ends. Continue it later with: llmctl resume {name}\n"
+                "What hangs and cannot save is ended with ctrl+k.",
             ),
             self._stop_if,
         )
@@ -409,6 +461,53 @@ class CockpitScreen(Screen[None]):
     def _stop_if(self, is_sure: bool | None) -> None:
         if is_sure:
             self.action_command("stop")
+
+    def action_kill(self) -> None:
+        run = self.run_folder
+        if run is None or self.state.has_ended or self.is_read_only:
+            self.action_command("kill")
+            return
+        lost = self.state.status.step - (self.state.status.last_checkpoint or {"step": 0})["step"]
+        self.app.push_screen(
+            TypeIn(
+                f"Kill {run.name}?",
+                f"Every process of it ends at once, and {count(lost)} steps since its last checkpoint are lost. To do it, "
+                "type the run's name:",
+                expected=run.name,
+            ),
+            lambda typed: self.send_errand(["kill", run.name, "--yes"]) if typed else None,
+        )
+
+    # What llmctl does for us
+
+    def send_errand(self, words: Sequence[str]) -> None:
+        """Have llmctl do it; what it says is told when it is done."""
+        assert self.run_folder is not None
+        self._errands.append((Errand(self.run_folder, words), self.state))
+
+    def _tell_of(self, errand: Errand, state: RunState) -> None:
+        words = f"{errand.words[0]}: {errand.said}"
+        changed = state.tell(Notice("error" if errand.has_failed else "info", words), time.time())
+        if state is self.state:
+            self._changed |= changed
+        self._say(words, "error" if errand.has_failed else "information")
+        is_here = state is self.state and not isinstance(self.run_folder, FarRun)
+        if errand.words[0] == "fork" and not errand.has_failed and is_here:
+            self.open_run(find_run(errand.out.split()[-1]))
+            self.action_show_pane("charts")
+
+    @on(CheckpointsPane.Wanted)
+    def _act_on_checkpoint(self, message: CheckpointsPane.Wanted) -> None:
+        run, checkpoint = self.run_folder, self.state.checkpoints.get(message.path)
+        if run is None or checkpoint is None:
+            return
+        if self._stored is not None and message.path not in self._stored:
+            self._say(f"the checkpoint of step {count(checkpoint.step)} was pruned", "warning")
+        elif message.act == "verify" or self.may_steer():
+            is_pinned = message.path in self.query_one(CheckpointsPane).pinned
+            checkpoint_acts.begin(
+                self.app, message.act, run.name, checkpoint.step, is_pinned=is_pinned, send=self.send_errand
+            )
 
     @work(thread=True, group="command")
     def _send(self, run: RunDir, name: str, arguments: dict[str, object], request_id: str | None) -> None:
@@ -481,6 +580,8 @@ class CockpitScreen(Screen[None]):
         arguments = self.sampling.arguments(prompt, seed=self._asked_count)
         request_id = uuid.uuid4().hex
         checkpoint = self.answering
+        if checkpoint is None and self._is_live and not self.may_steer():
+            return  # a text of the model in training costs it time
         if checkpoint is None and not self._is_live:
             self._say(
                 f"from here only the model in training answers; on its own machine: llmctl chat {run.name}"

@@ -1,0 +1,58 @@
+"""What the cockpit has llmctl do: a command of the command line, in a process of its own.
+
+So what verify, fork or export check and say is the same from both faces, torch stays out of this process, and on a run
+of another machine the command runs over there, through ssh. A daemon thread waits for it, as one waits for text.
+"""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.text import printable
+from trainer_daemon.link.ssh import FarRun
+
+PROGRAM = (sys.executable, "-P", "-c", "from cli.main import app; raise SystemExit(app())")
+"""llmctl as this process would start it; -P, or a folder called cli/ in the working directory would be taken for ours."""
+
+
+class Errand(threading.Thread):
+    """One command, e.g. `pin fox@500`. Started at once; read the attributes once `is_over`."""
+
+    def __init__(self, run: RunDir, words: Sequence[str]) -> None:
+        super().__init__(name=f"llmctl {words[0]}", daemon=True)
+        self.words = tuple(words)
+        self.out = ""
+        """What it printed: its data."""
+        self.said = ""
+        """One paragraph for the reader: why it failed, else what it narrated or printed last."""
+        self.has_failed = False
+        self._command = (
+            run.tunnel.address.ask_command(*words, may_ask=False)
+            if isinstance(run, FarRun)
+            else [*PROGRAM, *words]
+        )
+        self.start()
+
+    @property
+    def is_over(self) -> bool:
+        return not self.is_alive()
+
+    def run(self) -> None:
+        try:
+            done = subprocess.run(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                start_new_session=True,  # what was asked for is done, though the terminal be closed
+            )
+        except OSError as e:
+            self.has_failed, self.said = True, str(e)
+            return
+        self.has_failed, self.out = done.returncode != 0, done.stdout
+        lines = [*done.stdout.strip().splitlines()[-1:], *done.stderr.strip().splitlines()[-1:]]
+        self.said = printable(lines[-1].removeprefix("error: ")) if lines else "done"
