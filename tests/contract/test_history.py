@@ -7,7 +7,7 @@ import pytest
 from tests.cli.conftest import train_step
 from trainer_daemon.contract import history as history_module
 from trainer_daemon.contract import journal as journal_module
-from trainer_daemon.contract.events import Evaluated, Notice, TrainStep
+from trainer_daemon.contract.events import Evaluated, Notice, RanksPaced, SystemSampled, TrainStep
 from trainer_daemon.contract.history import STEPS_PER_GROUP, read_history, thin_full_segments
 from trainer_daemon.contract.journal import JournalWriter, read_all, segments
 
@@ -67,6 +67,30 @@ def test_the_segment_being_written_is_thinned_but_for_its_newest_part(
     others = [(r.stream, r.seq) for r in read_all(journal) if not isinstance(r.event, TrainStep)]
     read = [(r.stream, r.seq) for r in read_history(journal) if not isinstance(r.event, TrainStep)]
     assert read == others
+
+
+def test_looks_at_ranks_and_machine_are_thinned_too_and_thin_no_step_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 100_000)
+    monkeypatch.setattr(history_module, "WHOLE_BYTES", 20_000)
+    with JournalWriter(tmp_path, "train", 1) as train, JournalWriter(tmp_path, "system", 1) as system:
+        for step in range(1, STEPS + 1):
+            train.append(train_step(step))
+            if step % 50 == 0:
+                train.append(RanksPaced(step, 50, [0.1], [0.2]))
+            system.append(SystemSampled(1.0, 2, 0.5, step, 2 * step, [], []))
+    kept = list(read_history(tmp_path))
+    steps = [r.event.step for r in kept if isinstance(r.event, TrainStep)]
+    paces = [r.event.step for r in kept if isinstance(r.event, RanksPaced)]
+    looks = [r.event.memory_bytes or 0 for r in kept if isinstance(r.event, SystemSampled)]
+    open_steps = segments(tmp_path, "train")[-1].read_bytes().count(b"train_step")
+    assert len(steps) < 3 * STEPS / STEPS_PER_GROUP + open_steps + 2 * len(segments(tmp_path, "train"))
+    assert len(paces) < STEPS / 50 / 2
+    assert len(looks) < STEPS / 4
+    for numbers in (steps, paces, looks):
+        assert numbers == sorted(numbers)
+        assert numbers[-1] == STEPS
 
 
 def test_a_watcher_that_goes_on_behind_a_thinned_history_misses_nothing(journal: Path) -> None:

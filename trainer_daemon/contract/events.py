@@ -9,7 +9,7 @@ newer run. `None` means unknown, never 0.
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from trainer_daemon.contract.generation import FinishReason
 
@@ -177,6 +177,54 @@ class Forked(Event):
     """Of the checkpoint's MANIFEST.json: names it for good."""
 
 
+class RankUse(TypedDict):
+    """What one rank's process takes of the machine, seen from outside."""
+
+    rank: int
+    pid: int
+    cores: float | None
+    """Cores that it kept busy since the sample before; None in its first."""
+    memory_bytes: int | None
+    """Resident in main memory."""
+    device: int | None
+    """`index` of the accelerator that it computes on, by its local rank and CUDA_VISIBLE_DEVICES; None without one."""
+
+
+class DeviceUse(TypedDict):
+    """What one accelerator does, as its driver says."""
+
+    index: int
+    name: str
+    utilisation: float | None
+    """Share of the driver's last sampling period in which any kernel ran: 1 also while kernels wait for memory."""
+    memory_bytes: int | None
+    """Taken by all processes."""
+    memory_total_bytes: int | None
+    power_watts: float | None
+    power_limit_watts: float | None
+    temperature_celsius: float | None
+    is_slowed_by_heat: bool | None
+    """Whether clocks are lower than asked for because of heat."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSampled(Event):
+    """What the ranks' processes and devices were doing, now and then while ranks live. Of this machine alone."""
+
+    cores_busy: float | None
+    """Cores kept busy by all of the machine since the sample before; None in the first."""
+    cores: int
+    """Logical cores that the machine has."""
+    load: float | None
+    """Processes that wanted to run, mean of the last minute."""
+    memory_bytes: int | None
+    """Main memory that cannot be had any more: total less available."""
+    memory_total_bytes: int | None
+    ranks: list[RankUse]
+    devices: list[DeviceUse]
+    """All accelerators of the machine, other people's too; empty where no driver answers."""
+
+
 # ------------------------------------------------------------------------------------------------ from rank 0
 
 
@@ -311,6 +359,20 @@ class TrainStep(Event):
             "wait": self.wait_seconds,
             "optimizer": self.optimizer_seconds,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class RanksPaced(Event):
+    """What each rank took for the part of a step before ranks wait for each other: medians over the steps before. A run of
+    one rank has nobody to wait for, and none."""
+
+    step: int
+    """The last one of these steps."""
+    steps: int
+    data_seconds: list[float]
+    """By rank: reading rows and bringing them to the device."""
+    forward_seconds: list[float]
+    """By rank: the forward passes."""
 
 
 @dataclass(frozen=True, slots=True)

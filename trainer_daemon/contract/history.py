@@ -1,8 +1,8 @@
 """The history of a long run, thinned: what a screen can show of a million steps, read in a second or two.
 
 A segment of the journal that is full does not change any more. Beside it lies, once someone made it, `history/` with
-the same lines but for most of the steps: of every 64 the last one and the one with the highest loss, so that no spike is
-lost. The segment being written is thinned as it is read, but for its newest part, which is read whole. The journal stays
+the same lines but for most of those that come all the time: of every 64 steps the last one and the one with the highest
+loss stay, so that no spike is lost, of looks at the ranks and the machine one of many. The segment being written is thinned as it is read, but for its newest part, which is read whole. The journal stays
 the truth: a thinned segment that is missing or damaged is made again, and where it cannot be written the whole one is read.
 """
 
@@ -28,7 +28,11 @@ from trainer_daemon.contract.rundir import write_durably
 
 STEPS_PER_GROUP = 64
 """Of so many steps in a row two are kept."""
-STEP_MARK = b'"kind":"train_step"'
+EVERY = {b"ranks_paced": 16, b"system_sampled": 32}
+"""Of these other kinds one in so many is kept."""
+THINNED: tuple[Stream, ...] = ("train", "system")
+"""The streams that have such kinds."""
+KIND = re.compile(rb'"kind":"(train_step|%s)"' % b"|".join(EVERY))
 WHOLE_BYTES = 4 * 2**20
 """The newest steps, some six thousand, are read one and all."""
 READ_BYTES = 2**20
@@ -36,10 +40,10 @@ LOSS = re.compile(rb'"loss_nats":([-+.e0-9]+|null)')
 
 
 def read_history(journal: Path) -> Iterator[Record]:
-    """The records of all streams in order of time, full segments of `train` thinned. The last record of each stream is
-    always among them, so a watcher may go on behind it."""
+    """The records of all streams in order of time, thinned. The last record of each stream is always among them, so a watcher may go on behind it."""
     yield from in_order_of_time(
-        _read_train(journal) if stream == "train" else read_stream(journal, stream) for stream in STREAMS
+        _read_thinned(journal, stream) if stream in THINNED else read_stream(journal, stream)
+        for stream in STREAMS
     )
 
 
@@ -47,7 +51,7 @@ def history_lines(journal: Path) -> Iterator[tuple[Stream, bytes]]:
     """What `read_history` reads as it stands in the files, stream by stream: for a watcher on another machine."""
     for stream in STREAMS:
         last_seq = 0
-        for segment in segments(journal, stream)[:-1] if stream == "train" else ():
+        for segment in segments(journal, stream)[:-1] if stream in THINNED else ():
             for line in _thinned_lines(segment):
                 if (record := decode_line(line, stream)) is not None:
                     last_seq = record.seq
@@ -59,29 +63,29 @@ def history_lines(journal: Path) -> Iterator[tuple[Stream, bytes]]:
 
 def thin_full_segments(journal: Path) -> None:
     """Thin whatever full segment was not yet: a third of a second for each. Raises OSError on a full disk."""
-    for segment in segments(journal, "train")[:-1]:
-        if not _thinned_path(segment).exists():
-            _thin(segment)
+    for stream in THINNED:
+        for segment in segments(journal, stream)[:-1]:
+            if not _thinned_path(segment).exists():
+                _thin(segment)
 
 
-def _read_train(journal: Path) -> Iterator[Record]:
+def _read_thinned(journal: Path, stream: Stream) -> Iterator[Record]:
     last_seq = 0
-    every = segments(journal, "train")
+    every = segments(journal, stream)
     for segment in every:
         is_full = segment is not every[-1]
-        for record in _thinned_records(segment) if is_full else _older_records(segment):
-            last_seq = record.seq
-            yield record
-    yield from read_stream(journal, "train", last_seq)
+        for line in _thinned_lines(segment) if is_full else _older_lines(segment):
+            if (record := decode_line(line, stream)) is not None:
+                last_seq = record.seq
+                yield record
+    yield from read_stream(journal, stream, last_seq)
 
 
-def _older_records(segment: Path) -> Iterator[Record]:
-    """The thinned records of a segment that is being written, up to its newest part. A damaged line is left out."""
+def _older_lines(segment: Path) -> Iterator[bytes]:
+    """The thinned lines of a segment that is being written, up to its newest part. Some may be damaged."""
     with suppress(FileNotFoundError), segment.open("rb") as file:
         end = os.fstat(file.fileno()).st_size - WHOLE_BYTES
-        for line in thinned(_lines_before(end, file)):
-            if (record := decode_line(line, "train")) is not None:
-                yield record
+        yield from thinned(_lines_before(end, file))
 
 
 def _lines_before(end: int, file: BinaryIO) -> Iterator[bytes]:
@@ -91,10 +95,6 @@ def _lines_before(end: int, file: BinaryIO) -> Iterator[bytes]:
 
 def _thinned_path(segment: Path) -> Path:
     return segment.parent / "history" / segment.name
-
-
-def _thinned_records(segment: Path) -> list[Record]:
-    return [r for line in _thinned_lines(segment) if (r := decode_line(line, "train")) is not None]
 
 
 def _thinned_lines(segment: Path) -> list[bytes]:
@@ -118,26 +118,38 @@ def _thin(segment: Path) -> list[bytes]:
 
 
 def thinned(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """All lines but steps, and of each group of steps the last and the one with the highest loss, in their order."""
+    """All lines but those that come all the time, and of each group of steps the last and the one with the highest loss, in
+    their order."""
     group: list[bytes] = []
+    steps = 0
+    seen = dict.fromkeys(EVERY, 0)
     for line in lines:
-        if is_step := STEP_MARK in line:
+        found = KIND.search(line)
+        kind = found[1] if found else None
+        if kind in seen:
+            seen[kind] += 1
+            if seen[kind] % EVERY[kind]:
+                continue
+        if kind is not None:
             group.append(line)
-            if len(group) < STEPS_PER_GROUP:
+            steps += kind not in seen
+            if 0 < steps < STEPS_PER_GROUP:
                 continue
         yield from _course_of(group)
-        group = []
-        if not is_step:
+        group, steps = [], 0
+        if kind is None:
             yield line
     yield from _course_of(group)
 
 
-def _course_of(steps: list[bytes]) -> list[bytes]:
-    """The step with the highest loss, one that is not finite above all, and the last one."""
+def _course_of(group: list[bytes]) -> list[bytes]:
+    """Of a group's steps the one with the highest loss, one that is not finite above all, and the last one; and all else."""
+    steps = [place for place, line in enumerate(group) if LOSS.search(line)]
     if not steps:
-        return []
-    highest = max(range(len(steps)), key=lambda i: _loss(steps[i]))
-    return [steps[i] for i in sorted({highest, len(steps) - 1})]
+        return group
+    highest = max(steps, key=lambda place: _loss(group[place]))
+    left_out = {*steps} - {highest, steps[-1]}
+    return [line for place, line in enumerate(group) if place not in left_out]
 
 
 def _loss(line: bytes) -> float:

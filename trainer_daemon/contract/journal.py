@@ -32,10 +32,11 @@ from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import Event, Notice, from_fields, to_fields
 from trainer_daemon.contract.spill import SPILL_BYTES, SpillReader, SpillWriter, spill_file
 
-Stream = Literal["daemon", "control", "train"]
-"""daemon: the supervisor's events. control: the commands it accepted. train: rank 0's events."""
+Stream = Literal["daemon", "control", "train", "system"]
+"""daemon: the supervisor's events. control: the commands it accepted. train: rank 0's events. system: what the supervisor
+sees of the machine, apart because it says nothing about whether the training lives."""
 
-STREAMS: tuple[Stream, ...] = ("daemon", "control", "train")
+STREAMS: tuple[Stream, ...] = ("daemon", "control", "train", "system")
 SEGMENT_BYTES = 64 * 2**20
 READ_BYTES = 8 * 2**20
 """At most this much of a segment is in memory at once."""

@@ -117,6 +117,10 @@ class RunStatus:
     def apply(self, record: Record) -> None:
         """Fold one record in."""
         self.cursors[record.stream] = record.seq
+        if (
+            record.stream == "system"
+        ):  # the supervisor's look at the machine: the training may be silent meanwhile
+            return
         self.updated_at = record.wall
         if self.started_at is None:
             self.started_at = record.wall

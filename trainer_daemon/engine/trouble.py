@@ -5,12 +5,13 @@ from math import isfinite
 
 from trainer_daemon.contract.alerts import alert
 from trainer_daemon.contract.errors import RunFailedError
-from trainer_daemon.contract.events import Finished, Notice, Resumed
+from trainer_daemon.contract.events import Finished, Notice, RanksPaced, Resumed
 from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.engine.checkpoint.files import choose_checkpoint, restore_generators
 from trainer_daemon.engine.duties import settle_save
 from trainer_daemon.engine.health import MAX_ROLLBACKS, MAX_SKIPPED_STEPS, Verdict, in_words, median_of
 from trainer_daemon.engine.job import Job, load_checkpoint
+from trainer_daemon.engine.pace import WINDOW_STEPS
 from trainer_daemon.engine.step_meter import StepCost
 
 
@@ -133,10 +134,13 @@ def describe_difference(names: list[str], by_rank: list[list[float]]) -> str | N
 
 
 def compare_pace(job: Job, cost: StepCost) -> None:
-    """Tell of a rank that is slower than the others for long. All ranks."""
+    """Tell every rank's pace, and of one that is slower than the others for long. All ranks."""
     if job.ranks.world_size == 1:
         return
     job.pace.note(cost.data_seconds, cost.forward_seconds)
     if job.pace.window_is_full():
-        for slow in job.pace.compare(job.ranks.exchange(*job.pace.take_medians())):
+        by_rank = job.ranks.exchange(*job.pace.take_medians())
+        data, forward = (list(seconds) for seconds in zip(*by_rank, strict=True))
+        job.emit(RanksPaced(job.progress.step, WINDOW_STEPS, data, forward))
+        for slow in job.pace.compare(by_rank):
             job.emit(alert("slow_rank", job.progress.step, slow))

@@ -57,6 +57,7 @@ from trainer_daemon.supervisor.deliveries import Deliveries, occasion_of
 from trainer_daemon.supervisor.diagnosis import Diagnosis
 from trainer_daemon.supervisor.stacks import save_stacks
 from trainer_daemon.supervisor.sweep import kill_run_processes, reap_orphans
+from trainer_daemon.supervisor.system import SystemWatch
 from trainer_daemon.supervisor.verdict import judge
 from trainer_daemon.supervisor.watchdog import Watchdog, phase_of
 
@@ -139,6 +140,8 @@ class Supervisor:
         self._attempt = self._status.attempt
         self._daemon = JournalWriter(run.journal, "daemon", self._attempt)
         self._control = JournalWriter(run.journal, "control", self._attempt)
+        self._system = JournalWriter(run.journal, "system", self._attempt)
+        self._system_watch = SystemWatch()
         for writer in (self._daemon, self._control):
             if writer.repaired_bytes:
                 text = (
@@ -211,6 +214,8 @@ class Supervisor:
             reader.close()
         self._daemon.close()
         self._control.close()
+        self._system_watch.close()
+        self._system.close()
 
     def _deliver_the_rest(self) -> None:
         """Whoever is told of the end hears of it; what fails is in the journal, too. Each has its own time limit."""
@@ -294,6 +299,8 @@ class Supervisor:
         self._port.stay_reachable()
         if self._agent is not None and self._ladder_since is None:
             self._look_for_hang(self._agent)
+        if self._agent is not None and (sample := self._system_watch.take(self._agent.pid, time.monotonic())):
+            self._system.append(sample)
         self._port.heartbeat(self._status.cursors)
         with suppress(OSError):  # a disk that is full costs those who come late some seconds
             thin_full_segments(self._run.journal)
@@ -331,7 +338,7 @@ class Supervisor:
             self._take_over()
             return
         self._attempt += 1
-        self._daemon.attempt = self._control.attempt = self._attempt
+        self._daemon.attempt = self._control.attempt = self._system.attempt = self._attempt
         self._finished = self._stop_done = self._ladder_since = self._terminated_at = self._hang = None
         self._watchdog, self._is_stalled = Watchdog(self._spec.health.hang_seconds, time.monotonic()), False
         self._enter("starting", self._launch_reason)
