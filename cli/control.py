@@ -1,4 +1,4 @@
-"""`pause resume stop kill save eval set`: asking a live run, and waiting until it says that it was done."""
+"""`pause resume stop kill save eval check set`: asking a live run, and waiting until it says that it was done."""
 
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.printing import command_name, out, say
-from cli.references import RunArgument
+from cli.references import RunArgument, TimeLimitOption
 
 if TYPE_CHECKING:
     from trainer_daemon.contract.events import CommandDone
@@ -41,6 +41,14 @@ def evaluate(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
         out(f"val_bpb {status.val_bpb:.6f}")
 
 
+def check(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
+    """Compare the parameters of all ranks bit for bit at the next step boundary.
+
+    They must be the same. Where they are not, a device computes wrongly: the run ends without saving, and this exits with 4.
+    """
+    _tell_done(run, "check", timeout)
+
+
 def set_value(
     run: RunArgument,
     change: Annotated[str, typer.Argument(metavar="KEY=VALUE", help="For example eval.every=500.")],
@@ -71,28 +79,32 @@ def resume(
             help="Change a value that may change, e.g. runtime.nproc=2; repeatable.",
         ),
     ] = None,
+    time_limit: TimeLimitOption = None,
     timeout: TimeoutOption = DONE_SECONDS,
 ) -> None:
     """Go on with a paused, stopped, failed or crashed run.
 
     A paused one goes on at once, the others from their newest good checkpoint. --set takes what changes no weight:
     intervals, samples, and what the machine decides (ranks, device, threads, rows of a micro-batch). Anything else that
-    differs from the checkpoint is refused; for that there is `fork`.
+    differs from the checkpoint is refused; for that there is `fork`. --time-limit counts from now, and holds for later
+    resumes, too.
     """
     from pathlib import Path
 
+    from cli.launch import time_limit_override
     from trainer_daemon.contract.errors import RefusedError
     from trainer_daemon.contract.rundir import find_run
     from trainer_daemon.contract.status import observe
     from trainer_daemon.supervisor.detach import start_supervisor
 
+    overrides = [*(set_ or []), *time_limit_override(time_limit)]
     found = find_run(run)
     status = observe(found)
     if found.supervisor_is_alive():
-        if set_:
+        if overrides:
             raise RefusedError(
-                f"{found.name} is {status.state}: --set is for one that has ended. Stop it first, or change what may change "
-                f"while it runs: llmctl set {found.name} KEY=VALUE"
+                f"{found.name} is {status.state}: --set and --time-limit are for one that has ended. Stop it first, or change "
+                f"what may change while it runs: llmctl set {found.name} KEY=VALUE"
             )
         _tell_done(found.name, "resume", timeout)
         return
@@ -100,7 +112,7 @@ def resume(
         raise RefusedError(
             f"{found.name} has completed all of its {status.total_steps} steps; nothing is left to train"
         )
-    settings = _check_resume(found, set_ or [])
+    settings = _check_resume(found, overrides)
     report = start_supervisor({"resume": str(found.path), "settings": settings})
     out(f"{Path(report.path).name} resumed")
     say(f"watch it: {command_name()} attach {found.name}")
@@ -211,7 +223,7 @@ def _tell_done(
     reference: str, name: str, timeout: float, arguments: dict[str, Any] | None = None
 ) -> "RunStatus":
     """Send a command, wait for its `CommandDone`, say what it said. Returns the run's status by then."""
-    from trainer_daemon.contract.errors import RefusedError
+    from trainer_daemon.contract.errors import RefusedError, RunFailedError
     from trainer_daemon.contract.rundir import find_run
     from trainer_daemon.contract.status import observe
     from trainer_daemon.contract.text import printable
@@ -221,7 +233,8 @@ def _tell_done(
     _check_is_live(found, status)
     done = _send_and_wait(found, status, name, timeout, arguments)
     if not done.ok:
-        raise RefusedError(f"{found.name}: {done.message}")
+        ends_run = status.alert is not None and status.alert["name"] == "replicas_differ"
+        raise (RunFailedError if ends_run else RefusedError)(f"{found.name}: {done.message}")
     out(printable(f"{found.name} {done.message}"))
     return status
 

@@ -1,10 +1,13 @@
 """Following a run from the command line: its records as they come, and the lines that tell it without a cockpit."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from cli.printing import command_name, duration, number, percent
+from cli.printing import command_name, duration, number, percent, say
 
 if TYPE_CHECKING:
     from trainer_daemon.contract.journal import Record
@@ -48,6 +51,37 @@ def follow(run: "RunDir", status: "RunStatus", *, until: float | None = None) ->
                 )
     final = observe(run)
     status.state, status.error, status.eta_seconds = final.state, final.error, final.eta_seconds
+
+
+@contextmanager
+def wish_to_end() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Within it SIGTERM and SIGUSR1 do not end this process; the function says which came last, once.
+
+    They come from whoever ends a whole job and waits for its first process alone: SLURM, a container's runtime, systemd.
+    """
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield lambda: signal.Signals(came.pop()) if came else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def save_and_stop(run: "RunDir", why: str) -> None:
+    """Ask for it without waiting; one that ends already, or cannot be asked any more, needs no asking."""
+    from trainer_daemon.contract.errors import LlmctlError
+    from trainer_daemon.link.client import send_command
+
+    say(f"{why}: {run.name} saves and stops")
+    try:
+        send_command(run, "stop")
+    except LlmctlError as e:
+        say(f"it was not asked: {e}")
 
 
 def outcome(run: "RunDir", status: "RunStatus") -> str:
@@ -102,6 +136,8 @@ class ProgressLines:
                 self._tell(f"step {e.step}: checkpoint saved in {e.seconds:.1f}s")
             case events.CheckpointFailed(step, error):
                 self._warn(printable(f"step {step}: no checkpoint: {error}"))
+            case events.ReplicasCompared(difference=None) as e:
+                self._tell(e.in_words())
             case events.Alert() as e:
                 self._warn(printable(e.in_words()))
             case events.Notice(level, text):

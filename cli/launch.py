@@ -9,7 +9,7 @@ import typer
 
 from cli.plan import NprocOption, PresetOption, SetOption, SpecOption, plan_for, read_spec, show_plan
 from cli.printing import command_name, on_terminal, out, out_json, say, size
-from cli.references import JsonOption
+from cli.references import JsonOption, TimeLimitOption
 
 if TYPE_CHECKING:
     from trainer_daemon.contract.rundir import RunDir
@@ -29,24 +29,21 @@ def run(
         typer.Option("--name", metavar="NAME", help="The run's name; else the preset's or the file's."),
     ] = None,
     nproc: NprocOption = None,
-    time_limit: Annotated[
-        str | None,
-        typer.Option(
-            "--time-limit", metavar="TIME", help="Save and stop before so long has passed: 4h, 90m, 2d12h."
-        ),
-    ] = None,
+    time_limit: TimeLimitOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan; start nothing.")] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON: what was started, or with no --detach how it ended.")
     ] = False,
 ) -> None:
-    """Train: check the spec, start the daemon, attach the cockpit. Ctrl-C or q leaves the run going."""
+    """Train: check the spec, start the daemon, attach the cockpit. Ctrl-C or q leaves the run going.
+
+    Without a terminal it tells the run in lines until it is over. SIGTERM or SIGUSR1 to it, as SLURM, systemd and containers
+    send, then save and stop the run.
+    """
     from trainer_daemon.contract.rundir import RunDir
 
-    if time_limit is not None:
-        set_ = [*(set_ or []), f"runtime.time_limit_minutes={minutes_of(time_limit):g}"]
-    asked = read_spec(preset, spec, set_, nproc)
+    asked = read_spec(preset, spec, [*(set_ or []), *time_limit_override(time_limit)], nproc)
     if dry_run:
         show_plan(asked, json=json)
         _tell_what_is_lacking(asked)
@@ -59,15 +56,23 @@ def run(
         watch_run(RunDir(Path(started.path)), json=json)
 
 
+def time_limit_override(time_limit: str | None) -> list[str]:
+    """`--time-limit` as the override of the spec that it is; nothing where it was not given. Raises SpecError."""
+    if time_limit is None:
+        return []
+    minutes = "none" if time_limit.strip() == "none" else f"{minutes_of(time_limit):g}"
+    return [f"runtime.time_limit_minutes={minutes}"]
+
+
 def minutes_of(time_limit: str) -> float:
     """`4h`, `90m`, `2d12h`, `1h30m` -> minutes. Raises SpecError for anything else."""
     from trainer_daemon.contract.errors import SpecError
 
     match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?", time_limit.strip(), re.ASCII)
     parts = match.groups() if match else ()
-    if not any(parts):
+    if not any(int(part or 0) for part in parts):
         raise SpecError(
-            f'--time-limit takes days, hours and minutes such as 4h, 90m or 2d12h; got "{time_limit}"'
+            f'--time-limit takes days, hours and minutes such as 4h, 90m or 2d12h, or none; got "{time_limit}"'
         )
     days, hours, minutes = (int(part or 0) for part in parts)
     return days * 1440 + hours * 60 + minutes
@@ -195,16 +200,20 @@ def watch_run(run: "RunDir", *, json: bool) -> None:
 
 
 def follow_lines(run: "RunDir", *, json: bool) -> None:
-    """Tell the run in lines until it is over. Raises RunFailedError when it ended badly."""
-    from cli.following import ProgressLines, check_outcome, follow, outcome
+    """Tell the run in lines until it is over; SIGTERM and SIGUSR1 have it save and stop. Raises RunFailedError when it ended
+    badly."""
+    from cli.following import ProgressLines, check_outcome, follow, outcome, save_and_stop, wish_to_end
     from trainer_daemon.contract.status import RunStatus
 
     status = RunStatus(name=run.name, spec_hash=run.read_spec().content_hash())
     lines = ProgressLines(tell=say if json else out, warn=say)
     (say if json else out)(f"run {run.name} in {run.path}")
-    for record in follow(run, status):
-        if record is not None:
-            lines.take(record, status)
+    with wish_to_end() as signal_that_came:
+        for record in follow(run, status):
+            if number := signal_that_came():
+                save_and_stop(run, f"got {number.name}")
+            if record is not None:
+                lines.take(record, status)
     if json:
         out_json(status.to_json())
     check_outcome(run, status)

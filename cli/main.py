@@ -96,6 +96,7 @@ for function in (
     control.kill,
     control.save,
     control.evaluate,
+    control.check,
     control.set_value,
     fork.fork,
     checkpoints.checkpoints,

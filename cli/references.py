@@ -36,6 +36,14 @@ CheckpointArgument = Annotated[
         autocompletion=complete_run,
     ),
 ]
+TimeLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-limit",
+        metavar="TIME",
+        help="Save and stop before so long has passed: 4h, 90m, 2d12h. none: as long as it takes.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -78,6 +78,7 @@ def build_tiny(
     checkpoints: Path | None = None,
     ranks: Ranks = ALONE,
     stop_wanted: Callable[[], bool] = lambda: False,
+    rollbacks: int = 0,
 ) -> Job:
     """A job in this process, from the newest checkpoint where there is one."""
     torch.set_num_threads(1)
@@ -93,6 +94,7 @@ def build_tiny(
         commands=recorder,
         terminated=lambda: False,
         stop_wanted=stop_wanted,
+        rollbacks=rollbacks,
     )
 
 

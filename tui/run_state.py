@@ -27,6 +27,7 @@ from trainer_daemon.contract.events import (
     Notice,
     PrepareProgress,
     RankExited,
+    ReplicasCompared,
     Resumed,
     RunPlanned,
     SampleChunk,
@@ -411,6 +412,8 @@ def _in_words(event: Event) -> tuple[Level, str] | None:
             return "info", f"attention: {kernel} ({why})"
         case CheckpointFailed(step, error):
             return "error", f"step {count(step)}: checkpoint abandoned: {error}"
+        case ReplicasCompared(difference=difference):
+            return "info" if difference is None else "error", event.in_words()
         case Alert(name="not_finite" | "rolled_back" | "replicas_differ"):
             return "error", event.in_words()
         case Alert():

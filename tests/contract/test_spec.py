@@ -153,6 +153,12 @@ def test_the_hash_survives_the_way_through_a_file() -> None:
     assert json.loads(spec.canonical_json()) == spec.model_dump(mode="json")
 
 
+def test_several_ranks_on_an_apple_gpu_are_refused_with_what_to_type() -> None:
+    assert build_spec({"runtime": {"device": "mps", "nproc": 1}}).runtime.nproc == 1
+    with pytest.raises(SpecError, match=r"runtime\.nproc: an Apple GPU .* --set runtime\.nproc=1"):
+        build_spec({"runtime": {"device": "mps", "nproc": 2}})
+
+
 def test_a_spec_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         RunSpec().seed = 3  # type: ignore[misc]  # the type checker knows it too

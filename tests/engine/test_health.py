@@ -185,6 +185,21 @@ def test_a_run_that_diverges_again_and_again_fails_after_two_rollbacks(home: Pat
     assert [e.step for e in seen.of(Resumed)] == [5, 5]
 
 
+def test_rollbacks_are_counted_over_the_launches_of_a_run(home: Path, tmp_path: Path) -> None:
+    """Each restart used to begin with two new ones: a run could go round between two crashes for ever."""
+
+    def poison(step: int) -> None:
+        if step == 6:
+            with torch.no_grad():
+                job.model.lm_head.weight[0, 0] = NAN
+
+    seen = Meddler(poison)
+    job = build_tiny(tiny_spec(), home, seen, tmp_path, rollbacks=1)
+    finished = train(job)
+    assert (finished.reason, finished.cause) == ("failed", "nan")
+    assert [e.step for e in seen.of(Resumed)] == [5], "one was left"
+
+
 def test_a_rollback_passes_over_a_checkpoint_that_holds_what_it_runs_from(home: Path, tmp_path: Path) -> None:
     """The update that breaks the parameters may be the last one before a save."""
 

@@ -1,5 +1,5 @@
 from trainer_daemon.engine.pace import WINDOW_STEPS, Pace
-from trainer_daemon.engine.trouble import describe_difference
+from trainer_daemon.engine.replicas import describe_difference
 
 USUAL = [0.001, 0.1]
 

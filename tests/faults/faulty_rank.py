@@ -1,6 +1,6 @@
 """A real rank of the tiny run that has one fault, named on the command line; leaves its events as JSON.
 
-python -m tests.faults.faulty_rank FOLDER nan|slow|flip KEY=VALUE…
+python -m tests.faults.faulty_rank FOLDER nan|slow|flip|flip-then-asked|evaluation KEY=VALUE…
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 
 from tests.tiny import Recorder, build_tiny, tiny_spec
 from trainer_daemon.__main__ import run_and_leave
-from trainer_daemon.contract.events import Event, TrainStep, to_fields
+from trainer_daemon.contract.events import Command, Event, TrainStep, to_fields
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.ranks import join_ranks
@@ -26,8 +26,17 @@ SLOW_SECONDS = {0: 0.04, 1: 0.06}
 class FaultyRecorder(Recorder):
     """Breaks something on rank 1 once a step is done; every rank takes part in the step, and so has one."""
 
-    def __init__(self, fault: str) -> None:
-        super().__init__()
+    def __init__(self, fault: str, rank: int) -> None:
+        asked = {
+            "flip-then-asked": {
+                FAULTY_STEP - 2: [Command("before", "check", {})],
+                FAULTY_STEP: [Command("after", "check", {})],
+            },
+            "evaluation": {FAULTY_STEP: [Command("asked", "evaluate", {})]},
+        }
+        super().__init__(
+            asked.get(fault) if rank == 0 else None
+        )  # others hear of requests from the main rank
         self.fault = fault
         self.job: Job | None = None
 
@@ -35,7 +44,7 @@ class FaultyRecorder(Recorder):
         super().emit(event)
         if (
             self.job is not None
-            and self.fault == "flip"
+            and self.fault.startswith("flip")
             and isinstance(event, TrainStep)
             and event.step == FAULTY_STEP
             and self.job.ranks.rank == 1
@@ -49,7 +58,7 @@ def main() -> int:
     folder, fault, *overrides = sys.argv[1:]
     spec = tiny_spec(*overrides)
     ranks = join_ranks(spec.runtime)
-    recorder = FaultyRecorder(fault)
+    recorder = FaultyRecorder(fault, ranks.rank)
     job = build_tiny(spec, Path(folder), recorder, Path(folder) / "checkpoints", ranks)
     recorder.job = job
 
@@ -58,6 +67,8 @@ def main() -> int:
             time.sleep(SLOW_SECONDS[ranks.rank])
 
     def after_forward(_module: torch.nn.Module, _inputs: Any, loss: torch.Tensor) -> torch.Tensor:
+        if fault == "evaluation" and ranks.rank == 1 and not torch.is_grad_enabled():
+            raise TypeError("a mistake in a changed model")
         is_hit = (
             fault == "nan"
             and ranks.rank == 1

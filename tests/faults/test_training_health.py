@@ -65,3 +65,40 @@ def test_one_flipped_bit_in_one_replica_ends_the_run_at_the_next_check(tmp_path:
         assert "last found equal at step 5" in last["message"]
         assert [e["step"] for e in of(told, "checkpoint_saved")] == [5], "what differs is not saved"
     assert [e["name"] for e in of(ranks[0], "alert")] == ["replicas_differ"]
+
+
+def test_replicas_are_compared_when_someone_asks_and_one_changed_parameter_ends_the_run(
+    tmp_path: Path,
+) -> None:
+    """Asked before one parameter of rank 1 changes, and after: both ranks agree on the step and on the result."""
+    ranks = train_with("flip-then-asked", tmp_path, "train.num_iterations=30", "checkpoint.every=5")
+    for told in ranks:
+        same, apart = of(told, "replicas_compared")
+        assert (same["step"], same["world_size"], same["difference"]) == (6, 2, None)
+        assert len(same["checksum"]) == 16
+        assert (apart["step"], apart["checksum"]) == (8, None)
+        assert "ranks 0, 1 differ in 1 of" in apart["difference"]
+        assert "the first is resid_lambdas" in apart["difference"]
+        (last,) = of(told, "finished")
+        assert (last["reason"], last["cause"], last["step"]) == ("failed", "sdc", 8)
+        assert "last found equal at step 6" in last["message"]
+        assert [e["step"] for e in of(told, "checkpoint_saved")] == [5], "what differs is not saved"
+    first, second = of(ranks[0], "command_done")
+    assert (first["ok"], second["ok"]) == (True, False)
+    assert "all 2 ranks hold the same parameters" in first["message"]
+    assert (
+        of(ranks[0], "replicas_compared")[0]["checksum"] == of(ranks[1], "replicas_compared")[0]["checksum"]
+    )
+
+
+def test_an_evaluation_that_fails_on_one_rank_is_told_by_all_and_the_run_goes_on(tmp_path: Path) -> None:
+    """Whatever is raised: only torch's own errors used to be caught, and the other rank then waited for this one."""
+    ranks = train_with("evaluation", tmp_path, "train.num_iterations=10", "eval.every=100")
+    for told in ranks:
+        (last,) = of(told, "finished")
+        assert (last["reason"], last["step"]) == ("completed", 10)
+        failures = [e["text"] for e in of(told, "notice") if e["text"].startswith("evaluation at step 8")]
+        assert len(failures) == 1
+        assert "failed on rank 1" in failures[0]
+    (done,) = of(ranks[0], "command_done")
+    assert (done["ok"], done["name"]) == (False, "evaluate")

@@ -130,9 +130,9 @@ def wait_until_over(run: RunDir, pid: int) -> None:
         os.close(fd)
 
 
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
+def wait_until(is_so: Callable[[], bool], what: str, seconds: float = END_SECONDS) -> None:
     """For what nobody announces: looks every 20 ms."""
-    deadline = time.monotonic() + END_SECONDS
+    deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, what
         select.select([], [], [], 0.02)

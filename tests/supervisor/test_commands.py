@@ -14,8 +14,8 @@ from trainer_daemon.supervisor.commands import (
 
 COMMANDS: tuple[CommandName, ...] = get_args(CommandName)
 GRANTED: dict[tuple[Life, bool], set[CommandName]] = {
-    ("training", False): {"pause", "save", "sample", "evaluate", "set", "stop"},
-    ("training", True): {"resume", "save", "sample", "evaluate", "set", "stop"},
+    ("training", False): {"pause", "save", "sample", "evaluate", "check", "set", "stop"},
+    ("training", True): {"resume", "save", "sample", "evaluate", "check", "set", "stop"},
     ("between attempts", False): {"stop"},
     ("between attempts", True): {"stop"},
     ("stopping", False): {"stop"},

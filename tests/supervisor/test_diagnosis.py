@@ -162,6 +162,33 @@ def test_an_alert_comes_again_when_what_it_says_had_passed() -> None:
     assert names(alerts(*curve(1000, relapse))) == [("loss_stuck", 160), ("loss_stuck", 640)]
 
 
+def test_a_later_supervisor_knows_the_curves_and_does_not_raise_again_what_lasts() -> None:
+    stuck = curve(400, lambda _: log(V))
+    raised = alerts(*stuck[:201])
+    assert names(raised) == [("loss_stuck", 160)]
+    later, forgetful = Diagnosis(), Diagnosis()
+    for e in [*stuck[:201], *raised]:
+        later.remember(e)
+    forgetful.remember(stuck[0])
+    assert [a for e in stuck[201:] for a in later.take(e)] == []
+    assert names([a for e in stuck[201:] for a in forgetful.take(e)]) == [("loss_stuck", 360)]
+
+
+def test_a_thinned_history_counts_the_steps_that_it_left_out() -> None:
+    """A run that stopped learning is told by a supervisor that came later, from two steps of each 64."""
+    whole = curve(8000, lambda number: well(min(number, 1500)), total_steps=100_000)
+    thin = [whole[0], *(e for e in whole[1:] if getattr(e, "step", 0) % 64 in (0, 17))]
+    diagnosis = Diagnosis()
+    for e in thin:
+        diagnosis.remember(e)
+    found = [a for number in range(8001, 8101) for a in diagnosis.take(step(number, well(1500)))]
+    assert names(found)[0][0] == "early_plateau"
+    learns, well_thinned = Diagnosis(), curve(8000, well, total_steps=100_000)
+    for e in [well_thinned[0], *(e for e in well_thinned[1:] if getattr(e, "step", 0) % 64 in (0, 17))]:
+        learns.remember(e)
+    assert [a for n in range(8001, 8401) for a in learns.take(step(n, well(n)))] == []
+
+
 def test_what_a_resume_cut_off_is_forgotten() -> None:
     told = curve(150, lambda _: log(V))
     resumed = event("resumed", step=20, checkpoint="step-00000020", min_val_bpb=None)

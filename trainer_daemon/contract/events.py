@@ -33,7 +33,7 @@ State = Literal[
 ]
 """What a run is, as a user sees it. The last four are final."""
 
-CommandName = Literal["pause", "resume", "stop", "save", "sample", "evaluate", "set"]
+CommandName = Literal["pause", "resume", "stop", "save", "sample", "evaluate", "check", "set"]
 """What the ranks can be asked for."""
 
 AlertName = Literal[
@@ -453,6 +453,32 @@ class SettingChanged(Event):
     key: str
     value: Any
     before: Any
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasCompared(Event):
+    """All ranks compared their parameters bit for bit, at a step boundary. Where they differ the run ends."""
+
+    step: int
+    world_size: int
+    """Ranks that took part; 1: there was nothing to compare with."""
+    parameters: int
+    """Tensors compared."""
+    difference: str | None
+    """Which ranks differ in which parameters, in words; None: they are the same."""
+    checksum: str | None
+    """16 hex digits that follow from the parameters alone: the same in another run whose parameters are the same. None where
+    the ranks differ."""
+    seconds: float
+    """What it cost the training, wall time."""
+
+    def in_words(self) -> str:
+        """One sentence for cockpit and command line, without a full stop."""
+        if self.difference is not None:
+            return f"step {self.step}: replicas came apart: {self.difference}"
+        if self.world_size == 1:
+            return f"step {self.step}: one rank has nothing to compare with; parameters {self.checksum}"
+        return f"step {self.step}: all {self.world_size} ranks hold the same parameters, {self.checksum}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+MPS_TAKES_ONE_RANK = (
+    "runtime.nproc: an Apple GPU (mps) trains with one rank, torch has no exchange between several there; use --set "
+    "runtime.nproc=1, or --set runtime.device=cpu for several"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class DevicePeak:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from trainer_daemon.contract.errors import SpecError, did_you_mean
+from trainer_daemon.contract.hardware import MPS_TAKES_ONE_RANK
 
 Interval = Annotated[
     Annotated[int, Field(ge=1)] | Literal["off"],
@@ -337,6 +338,8 @@ class RunSpec(Section):
                     f"model.sequence_len: {self.model.sequence_len} is not a multiple of 16, which fp8 needs; "
                     f"nearest: {round(self.model.sequence_len / 16) * 16 or 16}"
                 )
+        if self.runtime.device == "mps" and self.runtime.nproc not in ("auto", 1):
+            raise ValueError(MPS_TAKES_ONE_RANK)
         if self.runtime.attention in ("fa3", "flex") and self.runtime.device in ("cpu", "mps"):
             raise ValueError(
                 f"runtime.attention: {self.runtime.attention} needs an NVIDIA GPU and runtime.device is "

@@ -105,6 +105,8 @@ class RunStatus:
     """{name, step, message} of the newest alert about the training since the ranks were launched."""
     skipped_steps: int = 0
     """Steps of this run's present branch that changed nothing."""
+    rollbacks: int = 0
+    """Times that the ranks went back to a checkpoint because the loss stayed not finite, over the whole run."""
     pid: int | None = None
     """Of the supervisor."""
     started_at: float | None = None
@@ -170,6 +172,7 @@ class RunStatus:
                 self.error = {"kind": "stalled", "message": f"{e.in_words()}. See: llmctl logs {self.name}"}
             case Alert() as e:
                 self.alert = {"name": e.name, "step": e.step, "message": e.in_words()}
+                self.rollbacks += e.name == "rolled_back"
             case Finished(reason="failed", message=message, cause=cause):
                 self.error = {"kind": cause or "failed", "message": message}
             case _:

@@ -36,6 +36,7 @@ from trainer_daemon.engine.inference.batch import Batch, write
 from trainer_daemon.engine.inference.decoder import Decoder
 from trainer_daemon.engine.inference.uncached import DECODER_IS_BEHIND, UncachedDecoder, decoder_for
 from trainer_daemon.engine.job import Job
+from trainer_daemon.engine.replicas import check_replicas
 from trainer_daemon.engine.timers import Duty
 
 PAUSE_POLL_SECONDS = 0.5
@@ -204,6 +205,7 @@ def evaluate(job: Job) -> bool:
             world_size=ranks.world_size,
         )
         job.model.eval()
+        error = ""
         try:
             sums = [
                 total
@@ -218,8 +220,9 @@ def evaluate(job: Job) -> bool:
                     world_size=ranks.world_size,
                 )
             ]
-        except RuntimeError as e:  # torch's out-of-memory and kernel errors
-            say(f"evaluation at step {progress.step} failed: {e}")
+        except Exception as e:  # noqa: BLE001  # out of memory, or whatever a changed model raises: never the run's end
+            error = f"{type(e).__name__}: {e}"
+            say(f"evaluation at step {progress.step} failed: {error}")
             sums = [nan] * 6  # a rank that failed still joins the sum, and so every rank learns of it
         finally:
             job.model.train()
@@ -227,9 +230,10 @@ def evaluate(job: Job) -> bool:
         in_whole_batches, in_the_rest = totals[:3], totals[3:]
         nats_sum, bytes_sum, tokens = (a + b for a, b in zip(in_whole_batches, in_the_rest, strict=True))
         if not isfinite(nats_sum) or not bytes_sum:
-            job.emit(
-                Notice("error", f"evaluation at step {progress.step} gave no number; the ranks' logs say why")
-            )
+            fell = [str(rank) for rank, (failed,) in enumerate(ranks.exchange(float(bool(error)))) if failed]
+            where = f"failed on rank {', '.join(fell)}" if fell else "gave no finite number"
+            why = f": {error}" if error else f"; see: logs/rank-{fell[0]}.log" if fell else ""
+            job.emit(Notice("error", f"evaluation at step {progress.step} {where}{why}"))
             return False
         result = bits_per_byte(nats_sum, bytes_sum, tokens)
         progress.min_val_bpb = min(result.val_bpb, progress.min_val_bpb or result.val_bpb)
@@ -376,6 +380,14 @@ def obey(job: Job) -> Finished | None:
             case "evaluate":
                 ok = evaluate(job)
                 message = f"evaluated step {step}" if ok else "the evaluation failed; see the events"
+            case "check":
+                compared, last_word = check_replicas(job)
+                if last_word:
+                    job.emit(
+                        CommandDone(command.request_id, command.name, ok=False, message=last_word.message)
+                    )
+                    return last_word
+                ok, message = True, compared.in_words()
             case "set":
                 ok, message = change_setting(job, **command.arguments)
             case "sample":

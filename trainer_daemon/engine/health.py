@@ -27,7 +27,7 @@ EPISODE_STEPS = 32
 MAX_SKIPPED_STEPS = 3
 """Steps in a row that are left out: then spikes count, and what is not finite is answered by a rollback."""
 MAX_ROLLBACKS = 2
-"""Of one launch; what is not finite after these ends the run."""
+"""Of a run, over all its launches; what is not finite after these ends it."""
 LEAST_POSITIVE = 1e-30
 
 Doubt = Literal["not_finite", "loss_spike", "gradient_spike"]
@@ -90,13 +90,16 @@ class Verdict:
 
 
 class Health:
-    """Judges one step after the other. What is usual belongs to the run's progress and is saved with it."""
+    """Judges one step after the other. What is usual belongs to the run's progress and is saved with it.
 
-    def __init__(self, progress: Progress, *, skip_spikes: bool) -> None:
+    `rollbacks`: of earlier launches.
+    """
+
+    def __init__(self, progress: Progress, *, skip_spikes: bool, rollbacks: int = 0) -> None:
         self._progress = progress
         self._skip_spikes = skip_spikes
-        self.rollbacks = 0
-        """Of this launch."""
+        self.rollbacks = rollbacks
+        """Of the run up to now."""
         self.skipped_in_a_row = 0
         """Steps left out up to now, an fp16 overflow not counted."""
         self._not_finite_in_a_row = 0

@@ -204,10 +204,12 @@ def build_job(
     terminated: Callable[[], bool],
     stop_wanted: Callable[[], bool],
     is_forked_from: Callable[[Path], bool] = lambda _: False,
+    rollbacks: int = 0,
 ) -> Job:
     """Assemble an attempt, from the newest good checkpoint where there is one. All ranks.
 
-    `is_forked_from` tells a checkpoint that another run saved, whose hyper-parameters may be others. Raises SpecError
+    `is_forked_from` tells a checkpoint that another run saved, whose hyper-parameters may be others; `rollbacks` are those of
+    earlier launches, by the main rank's journal. Raises SpecError
     when the spec cannot run on this data or these ranks, or not go on from its checkpoint, RunFailedError when checkpoints exist but
     none can be trusted, and StoppedBeforeTrainingError as soon as `stop_wanted` during a long preparation.
     """
@@ -338,7 +340,9 @@ def build_job(
         lineage=lineage,
         peak_flops=peak_flops,
         progress=progress,
-        health=Health(progress, skip_spikes=spec.health.skip_spikes),
+        health=Health(
+            progress, skip_spikes=spec.health.skip_spikes, rollbacks=ranks.broadcast_json(rollbacks)
+        ),
         pace=Pace(),
         saved_step=progress.step if checkpoint else None,
     )

@@ -9,7 +9,7 @@ from math import isfinite
 import torch
 
 from trainer_daemon.contract.events import Finished, Notice, TrainStep
-from trainer_daemon.engine import duties, trouble
+from trainer_daemon.engine import duties, replicas, trouble
 from trainer_daemon.engine.health import MAX_SKIPPED_STEPS
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.optim import schedule
@@ -25,7 +25,7 @@ def train(job: Job) -> Finished:
 
     while True:
         # on request: are all replicas the same? Before a save, which would keep what is wrong. All ranks.
-        if trouble.replica_check_is_due(job) and (last_word := trouble.check_replicas(job)):
+        if replicas.replica_check_is_due(job) and (last_word := replicas.check_replicas(job)[1]):
             return last_word
         # once in a while: save. All ranks take part; it comes first, so that nothing below can cost the work, and is
         # written while they go on.
@@ -124,7 +124,5 @@ def train(job: Job) -> Finished:
         # what stays not finite is in the parameters or in the data: back to a checkpoint, and past that data. All ranks.
         if job.health.must_roll_back and not trouble.roll_back(job):
             advice = "lower optim.matrix_lr and optim.embedding_lr, or use runtime.precision=fp32"
-            seen = (
-                f"not finite for {MAX_SKIPPED_STEPS} steps in a row, after {job.health.rollbacks} rollbacks"
-            )
+            seen = f"not finite for {MAX_SKIPPED_STEPS} steps in a row, after {job.health.rollbacks} rollbacks of this run"
             return Finished("failed", progress.step, f"{seen}; {advice}", cause="nan")

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT, usable_cores
+from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT, MPS_TAKES_ONE_RANK, usable_cores
 from trainer_daemon.contract.spec import RuntimeSpec
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -128,12 +128,15 @@ def choose_device(runtime: RuntimeSpec, local_rank: int) -> torch.device:
 
 
 def join_ranks(runtime: RuntimeSpec) -> Ranks:
-    """Take this process's place and meet the other ranks. Raises SpecError for a device that is not here."""
+    """Take this process's place and meet the other ranks. Raises SpecError for a device that is not here, or
+    that takes one rank only."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if runtime.deterministic:  # before CUDA starts, and for launchers that are not ours
         os.environ.update(DETERMINISTIC_ENVIRONMENT)
     torch.use_deterministic_algorithms(runtime.deterministic)
     device = choose_device(runtime, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "mps" and world_size > 1:
+        raise SpecError(MPS_TAKES_ONE_RANK)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32: what fp32 means on a GPU

@@ -1,11 +1,10 @@
 """What the loop does about a step that is not sound: tell it, keep the evidence, go back. All ranks take part in each."""
 
-from collections import Counter
 from math import isfinite
 
 from trainer_daemon.contract.alerts import alert
 from trainer_daemon.contract.errors import RunFailedError
-from trainer_daemon.contract.events import Finished, Notice, RanksPaced, Resumed
+from trainer_daemon.contract.events import Notice, RanksPaced, Resumed
 from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.engine.checkpoint.files import choose_checkpoint, restore_generators
 from trainer_daemon.engine.duties import settle_save
@@ -89,48 +88,6 @@ def roll_back(job: Job) -> bool:
     )
     job.emit(alert("rolled_back", saved.step, seen))
     return True
-
-
-def replica_check_is_due(job: Job) -> bool:
-    """As `health.check_replicas_every` asks; never before the first step."""
-    every, step = job.spec.health.check_replicas_every, job.progress.step
-    return every is not None and job.ranks.world_size > 1 and step > 0 and step % every == 0
-
-
-def check_replicas(job: Job) -> Finished | None:
-    """Compare the parameters of all ranks bit for bit. All ranks. The run's last word when they differ.
-
-    Nothing is saved then: nobody can say which replica is right.
-    """
-    own = job.parameter_checksums()
-    by_rank = job.ranks.exchange(*own.values())
-    difference = describe_difference(list(own), by_rank)
-    step = job.progress.step
-    if difference is None:
-        job.replicas_equal_step = step
-        return None
-    known = job.replicas_equal_step
-    last = f"they were last found equal at step {known}" if known is not None else "it was the first check"
-    job.emit(alert("replicas_differ", step, f"{difference}; {last}"))
-    return Finished(
-        "failed", step, f"replicas came apart: {difference}; {last}; nothing was saved", cause="sdc"
-    )
-
-
-def describe_difference(names: list[str], by_rank: list[list[float]]) -> str | None:
-    """Which ranks differ in which parameters, in words; None when none does."""
-    columns = list(zip(*by_rank, strict=True))
-    different = [i for i, column in enumerate(columns) if len(set(column)) > 1]
-    if not different:
-        return None
-    first = columns[different[0]]
-    usual, count = Counter(first).most_common(1)[0]
-    is_majority = 2 * count > len(first)
-    ranks = [str(rank) for rank, value in enumerate(first) if not is_majority or value != usual]
-    where = f"{len(different)} of {len(names)} parameters, the first is {names[different[0]]}"
-    if is_majority:
-        return f"rank {', '.join(ranks)} differs from the others in {where}"
-    return f"ranks {', '.join(ranks)} differ in {where}"
 
 
 def compare_pace(job: Job, cost: StepCost) -> None:

@@ -6,6 +6,7 @@ not outlive the agent, or a crash would leave ranks that train unseen.
 
 import ctypes
 import faulthandler
+import json
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trainer_daemon.contract.errors import LlmctlError
-from trainer_daemon.contract.events import Command, CommandDone, Event, Finished
+from trainer_daemon.contract.events import Alert, Command, CommandDone, Event, Finished
 from trainer_daemon.contract.journal import JournalReader, JournalWriter
 from trainer_daemon.contract.output import OwnOutput, say
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
@@ -132,6 +133,7 @@ def train_run(
                 # every rank looks for itself: while they prepare there is no exchange to learn it from
                 stop_wanted=lambda: terminated.is_set() or control.stop_is_waiting(),
                 is_forked_from=lambda checkpoint: begins_with(run, checkpoint),
+                rollbacks=rollbacks_before(run) if rank == 0 else 0,
             )
         except StoppedBeforeTrainingError:
             finished = Finished("stopped", 0, "stopped before training began; there was nothing to save")
@@ -165,6 +167,19 @@ def control_after(journal: Path) -> int:
         while reader.poll():
             pass
         return reader.last_seq
+
+
+def rollbacks_before(run: RunDir) -> int:
+    """Rollbacks of earlier launches: as the supervisor counted them, and what the journal has behind that."""
+    try:
+        known = json.loads(run.state_file.read_bytes())
+        count, after = int(known["rollbacks"]), int(known["cursors"]["train"])
+    except (OSError, ValueError, KeyError, TypeError):
+        count = after = 0
+    with JournalReader(run.journal, "train", after) as reader:
+        while batch := reader.poll():
+            count += sum(isinstance(r.event, Alert) and r.event.name == "rolled_back" for r, _ in batch)
+    return count
 
 
 class SignalFlag:

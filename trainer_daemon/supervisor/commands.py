@@ -78,7 +78,7 @@ def refusal(name: CommandName, *, life: Life, is_paused: bool, run_name: str) ->
     |----------|----------------|---------|------------------|----------|------|
     | pause    | yes            | no      | no               | no       | no   |
     | resume   | no             | yes     | no               | no       | no   |
-    | save, sample, evaluate, set | yes | yes | no               | no       | no   |
+    | save, sample, evaluate, check, set | yes | yes | no        | no       | no   |
     | stop     | yes            | yes     | yes              | yes, it changes nothing | no |
     """
     match life:

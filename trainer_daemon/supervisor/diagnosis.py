@@ -90,6 +90,17 @@ class History:
             case _:
                 pass
 
+    def fill_up_to(self, event: Event | None) -> None:
+        """Put back the steps that a thinned history left out before this one: the rules count steps. Of each group it keeps
+        the one with the highest loss, so what was in between is taken to be as low as the lower neighbour."""
+        match event:
+            case TrainStep(step=step, loss_nats=float(loss)) if self.steps and step > self.steps[-1] + 1:
+                left_out = range(self.steps[-1] + 1, step)
+                self.losses.extend([min(self.losses[-1], loss)] * len(left_out))
+                self.steps.extend(left_out)
+            case _:
+                pass
+
     def recent(self, count: int, skip: int = 0) -> float:
         """Median loss of `count` steps, `skip` steps before the newest."""
         end = len(self.losses) - skip
@@ -189,6 +200,13 @@ class Diagnosis:
         self._history = History()
         self._quiet_looks: dict[AlertName, int] = {}
         """Since a rule that was raised last held."""
+
+    def remember(self, event: Event | None) -> None:
+        """Take in what happened under an earlier supervisor, whose alerts are not raised again."""
+        self._history.fill_up_to(event)
+        self._history.take(event)
+        if isinstance(event, Alert) and event.name in RULES:
+            self._quiet_looks[event.name] = 0
 
     def take(self, event: Event | None) -> list[Alert]:
         """The alerts that this event raises."""

@@ -34,7 +34,7 @@ from trainer_daemon.contract.events import (
     State,
     StateChanged,
 )
-from trainer_daemon.contract.history import thin_full_segments
+from trainer_daemon.contract.history import read_history, thin_full_segments
 from trainer_daemon.contract.journal import STREAMS, JournalReader, JournalWriter, Record, Stream
 from trainer_daemon.contract.output import CUT_BYTES, cut_outgrown
 from trainer_daemon.contract.rundir import RunDir, write_json
@@ -183,6 +183,7 @@ class Supervisor:
         """Why this supervisor killed the ranks, when it took them to hang."""
         self._stored_cursors: dict[str, int] = {}
         self._diagnosis = Diagnosis()
+        self._known_before = dict(self._status.cursors)
         self._cut_logs: set[str] = set()
         self._deliveries = Deliveries(
             self._spec.alerts, run, lambda text: self._emit(Notice("warning", text))
@@ -198,6 +199,7 @@ class Supervisor:
             signal.signal(number, self._note_signal)
         if sys.platform == "linux":  # orphans of a dead agent come to us, so that none is left behind
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._recall_curves()
         self._take_over()
         while self._state not in FINAL_STATES:
             self._port.serve(TAIL_SECONDS, self._answer)
@@ -216,6 +218,12 @@ class Supervisor:
         self._control.close()
         self._system_watch.close()
         self._system.close()
+
+    def _recall_curves(self) -> None:
+        """What the diagnosis knew under earlier supervisors; a second for a run of a million steps."""
+        for record in read_history(self._run.journal):
+            if record.seq <= self._known_before.get(record.stream, 0):
+                self._diagnosis.remember(record.event)
 
     def _deliver_the_rest(self) -> None:
         """Whoever is told of the end hears of it; what fails is in the journal, too. Each has its own time limit."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer_daemon.engine.optim.gradients import GROWTH_INTERVAL, Gradients, LossScale
+from trainer_daemon.engine.optim.gradients import GROWTH_INTERVAL, LARGEST_SCALE, Gradients, LossScale
 
 
 def parameter_with_gradient(*gradient: float) -> nn.Parameter:
@@ -55,6 +55,12 @@ def test_the_scale_halves_after_an_overflow_and_doubles_after_many_good_steps() 
     assert scale.after(is_finite=True) == LossScale(8.0)
     assert scale.after(is_finite=False) == LossScale(2.0)
     assert LossScale(1.0).after(is_finite=False) == LossScale(1.0)
+
+
+def test_the_scale_of_gradients_that_vanish_does_not_grow_without_end() -> None:
+    for _ in range(2):
+        scale = LossScale(LARGEST_SCALE, GROWTH_INTERVAL - 1).after(is_finite=True)
+        assert scale == LossScale(LARGEST_SCALE)
 
 
 def test_an_overflow_counts_as_answered_only_while_the_scale_can_fall() -> None:

@@ -13,24 +13,27 @@ import torch
 from torch import Tensor, nn
 
 GROWTH_INTERVAL = 2000
+LARGEST_SCALE = 2.0**24
+"""GradScaler knows no bound; a model whose gradients vanish would double it until it is infinite."""
 """Finite steps in a row after which the loss scale doubles."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossScale:
     """What fp16 losses are multiplied by before backward, so that small gradients do not vanish. A power of two, so
-    that undoing it is exact; the constants are those of torch's GradScaler."""
+    that undoing it is exact; the others of its constants are those of torch's GradScaler."""
 
     value: float = 2.0**16
     good_steps: int = 0
     """Finite steps in a row since the scale last changed."""
 
     def after(self, *, is_finite: bool) -> "LossScale":
-        """The scale of the next step: half after an overflow, 1 at least; double after 2000 finite steps in a row."""
+        """The scale of the next step: half after an overflow, 1 at least; double after 2000 finite steps in a row,
+        up to 2^24."""
         if not is_finite:
             return LossScale(max(1.0, self.value / 2))
         if self.good_steps + 1 == GROWTH_INTERVAL:
-            return LossScale(self.value * 2)
+            return LossScale(min(LARGEST_SCALE, self.value * 2))
         return LossScale(self.value, self.good_steps + 1)
 
 
