@@ -1,7 +1,8 @@
-"""`chat`: write together with a model.
+"""`chat`: write together with a model, or talk to one that was trained on conversations.
 
-These are base models: they continue what was begun and follow no instructions, so a chat is one text that both write.
-What stands is exactly what the reader sees: the model's words are made printable before they become part of it.
+Base models continue what was begun and follow no instructions, so with them a chat is one text that both write. Which of
+the two a model is, its checkpoint says. What stands is exactly what the reader sees: the model's words are made printable
+before they become part of it.
 """
 
 import sys
@@ -23,23 +24,25 @@ from cli.generation import (
     TopPOption,
     new_seed,
 )
-from cli.printing import out, say
+from cli.printing import WordWrap, out, say, terminal_width
 from cli.references import CheckpointArgument, find_checkpoint
 
 if TYPE_CHECKING:
-    from trainer_daemon.contract.generation import Generation
+    from trainer_daemon.contract.generation import Generation, Message
 
 TEXT_BYTES = 30_000
 """Of what stands, so much of the end is sent: far more than a context holds."""
-HELP = """type the beginning of a text and the model goes on; what you type is added to what stands already
-a line that ends in \\ goes on in the next; on a terminal, Alt-Enter begins a new line, and the arrows recall and edit
+HELP = """{how}
+a line that ends in \\ goes on in the next; on a terminal Alt-Enter begins a
+new line, and the arrows recall and edit
 /again              have the model write its last part anew
-/edit [TEXT]        put TEXT in place of your last part; without it, on a terminal, edit that
+/edit [TEXT]        put TEXT in place of your last part; without it, on a
+                    terminal, edit that
 /undo               take back your last part and the model's
 /reset              forget what stands
 /show               what stands
 /save FILE          write it to a file
-/system TEXT        what stands before everything, from here on; alone: nothing
+/system TEXT        {system}; alone: nothing
 /checkpoint C       go on with another: RUN, RUN@STEP, RUN@best
 /temperature T      0 takes the likeliest token each time
 /top-k K  /top-p P  /min-p P  /penalty R    filters; /top-k off
@@ -47,6 +50,15 @@ a line that ends in \\ goes on in the next; on a terminal, Alt-Enter begins a ne
 /max N              tokens of one answer
 /seed N             begin the draws anew from N
 /quit               leave; so does Ctrl-D. Ctrl-C stops an answer"""
+CONTINUES = {
+    "how": "type the beginning of a text and the model goes on; what you type is added to\nwhat stands already",
+    "system": "what stands before everything, from here on",
+}
+ANSWERS = {
+    "how": "type what you want to say and the model answers",
+    "system": "what the model is told beforehand, from here on",
+}
+"""Of the help, by what the model does."""
 
 
 def chat(
@@ -60,7 +72,7 @@ def chat(
     stop: StopOption = None,
     seed: SeedOption = None,
 ) -> None:
-    """Write together with a model: you begin, it goes on."""
+    """Write together with a model: you begin, it goes on. One that was trained on conversations answers."""
     from trainer_daemon.contract.generation import Generation
 
     drawing = Generation(
@@ -77,10 +89,12 @@ def chat(
     path = find_checkpoint(checkpoint)[1].path  # a wrong name costs no worker
     conversation = Conversation(path, drawing)
     conversation.open(checkpoint)
-    say("a base model: it continues what you begin, it does not answer. /help lists what it understands")
     hold(conversation, terminal_reader() if sys.stdin.isatty() else plain_reader)
 
 
+CONTINUES_WORDS = "a base model: it continues what you begin, it does not answer."
+ANSWERS_WORDS = "it was trained on conversations: say something, and it answers."
+SPEAKERS = {"system": "System", "user": "You", "assistant": "Model"}
 Reader = Callable[[str], str]
 """The next part that is typed, the argument being there to be edited. Raises EOFError when the reader leaves."""
 
@@ -133,13 +147,18 @@ def hold(conversation: "Conversation", read: Reader) -> None:
             say("\nCtrl-D leaves")
             continue
         given = ""
-        if typed == "/edit" and sys.stdin.isatty():
-            given = conversation.take_back()
-        elif typed.startswith("/"):
-            if not conversation.obey(typed):
-                return
-        elif typed:
-            conversation.go_on(typed)
+        try:
+            if typed == "/edit" and sys.stdin.isatty():
+                given = conversation.take_back()
+            elif typed.startswith("/"):
+                if not conversation.obey(typed):
+                    return
+            elif typed:
+                conversation.go_on(typed)
+        except (
+            KeyboardInterrupt
+        ):  # a second Ctrl-C, while the first one's answer is being taken back; or in a command
+            say("\nstopped; Ctrl-D leaves")
 
 
 @dataclass
@@ -163,14 +182,27 @@ class Conversation:
         self.turns: list[Turn] = []
         self.system = ""
         """What stands before everything."""
+        self.is_chat = False
+        """The model answers messages; else it continues a text."""
         self._has_ended = False
         """The model has ended its text: the next part begins another."""
 
     @property
     def text(self) -> str:
         """All of it, the reader's and the model's words."""
+        if self.is_chat:
+            return "\n".join(f"{SPEAKERS[message.role]}: {message.text}" for message in self._messages())
         parts = [turn.typed + turn.written for turn in self.turns]
         return "\n".join([self.system, *parts] if self.system else parts)
+
+    def _messages(self) -> "list[Message]":
+        from trainer_daemon.contract.generation import Message
+
+        messages = [Message("system", self.system)] if self.system else []
+        for turn in self.turns:
+            messages.append(Message("user", turn.typed))
+            messages += [Message("assistant", turn.written)] if turn.written else []
+        return messages
 
     def open(self, reference: str) -> None:
         """Go on with this checkpoint. Raises LlmctlError, and stays with the one before, when it cannot be had."""
@@ -179,13 +211,19 @@ class Conversation:
         run, info = find_checkpoint(reference)
         with open_worker() as worker:
             loaded = worker.open(info.path)
-        self._checkpoint = info.path
+        if loaded.is_chat != self.is_chat and self.turns:
+            self.turns.clear()
+            say("what stood is forgotten: the one answers, the other continues a text")
+        self._checkpoint, self.is_chat = info.path, loaded.is_chat
         name = run.name if run else info.path.parent.parent.name
         say(f"{name} as of step {loaded.step}, {loaded.context} tokens of context, on {loaded.device}")
+        for notice in loaded.notices:
+            say(notice)
+        say((ANSWERS_WORDS if loaded.is_chat else CONTINUES_WORDS) + " /help lists what it understands")
 
     def go_on(self, typed: str) -> None:
         """Add a part and have the model continue; Ctrl-C ends its turn and keeps what it has written."""
-        if self._has_ended:
+        if self._has_ended and not self.is_chat:
             self.turns.clear()
         self.turns.append(Turn(typed))
         self._answer()
@@ -203,27 +241,38 @@ class Conversation:
         turn = self.turns[-1]
         turn.typed, turn.written = printable(turn.typed), ""
         self._has_ended = False
-        request = replace(self.drawing, prompt=last_bytes(self.text, TEXT_BYTES))
-        self.drawing = replace(self.drawing, seed=self.drawing.seed + 1)
-        forgotten = 0
-        out(turn.typed, end="")
+        wrap, forgotten = WordWrap(terminal_width()), 0
+        if not self.is_chat:
+            out(wrap.push(turn.typed), end="")
         try:
+            request = self._request()
+            self.drawing = replace(self.drawing, seed=self.drawing.seed + 1)
             with open_worker() as worker, closing(worker.generate(self._checkpoint, request)) as pieces:
                 for piece in pieces:
                     shown = printable(piece.text)
                     turn.written += shown
-                    out(shown, end="")
+                    out(wrap.push(shown), end="")
                     self._has_ended, forgotten = piece.finish_reason == "end", piece.forgotten
-            out()
+            out(wrap.finish())
         except KeyboardInterrupt:
-            out(" …")
+            out(wrap.finish() + " …")
         except LlmctlError as e:
-            out()
+            out(wrap.finish())
             say(f"error: {printable(str(e))}")
         if forgotten:
             say(f"[the context is full: the model no longer reads the first {forgotten} tokens]")
-        if self._has_ended:
+        if self._has_ended and not self.is_chat:
             say("[the text has come to its end; what you type next begins another]")
+
+    def _request(self) -> "Generation":
+        """Raises SpecError for words that cannot be sent."""
+        if not self.is_chat:
+            return replace(self.drawing, prompt=last_bytes(self.text, TEXT_BYTES))
+        system = [message for message in self._messages() if message.role == "system"]
+        spoken = self._messages()[len(system) :]
+        while len(spoken) > 1 and sum(len(m.text.encode("utf-8", "replace")) for m in spoken) > TEXT_BYTES:
+            del spoken[0]
+        return replace(self.drawing, messages=(*system, *spoken))
 
     def obey(self, line: str) -> bool:
         """Do what a line with a slash says; False when that is to leave."""
@@ -233,7 +282,7 @@ class Conversation:
         if word in ("/quit", "/exit"):
             return False
         known: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: say(HELP),
+            "/help": lambda _: say(HELP.format(**(ANSWERS if self.is_chat else CONTINUES))),
             "/show": lambda _: out(self.text),
             "/again": self._again,
             "/edit": self._edit,
@@ -293,11 +342,12 @@ class Conversation:
 
     def _set_system(self, value: str) -> None:
         self.system = value
-        say(
-            "this stands before everything; a base model reads it as the text's beginning"
-            if value
-            else "nothing stands before"
-        )
+        if not value:
+            say("the model is told nothing beforehand" if self.is_chat else "nothing stands before")
+        elif self.is_chat:
+            say("the model is told this beforehand")
+        else:
+            say("this stands before everything; a base model reads it as the text's beginning")
 
     def _set_stop(self, value: str) -> None:
         self.drawing = replace(self.drawing, stop=() if value in ("", "off") else (*self.drawing.stop, value))

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -19,7 +21,78 @@ def out(text: str = "", end: str = "\n") -> None:
 
 def say(text: str) -> None:
     """Narration: what the reader should know beside the data."""
+    if width := terminal_width(sys.stderr):
+        text = "\n".join(_broken_at_words(line, width) for line in text.split("\n"))
     print(text, file=sys.stderr, flush=True)
+
+
+def _broken_at_words(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    return "\n".join(textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False))
+
+
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Columns of the terminal that a stream, stdout if none is given, goes to; None where it goes elsewhere."""
+    stream = sys.stdout if stream is None else stream
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+_PARTS = re.compile(r"\n|[^\S\n]+|\S+")
+"""A line's end, blanks, a word."""
+
+
+class WordWrap:
+    """Text that comes in pieces, its lines broken between words: a word waits until it is whole."""
+
+    def __init__(self, width: int | None) -> None:
+        """`width`: of a line, in columns; None breaks nothing."""
+        self._width = width
+        self._held = ""
+        """What has come of the last word, or of the blanks before it."""
+        self._column = 0
+        self._is_inside_word = False
+        """What was shown last is the beginning of a word that is longer than a line."""
+
+    def push(self, text: str) -> str:
+        """What may be shown by now."""
+        if self._width is None:
+            return text
+        parts = _PARTS.findall(self._held + text)
+        last = parts.pop() if parts and parts[-1] != "\n" and len(parts[-1]) < self._width else ""
+        if (
+            last and parts and parts[-1] != "\n" and parts[-1].isspace()
+        ):  # blanks wait for the word behind them
+            last = parts.pop() + last
+        self._held = last
+        return self._laid_out(parts)
+
+    def finish(self) -> str:
+        """What was held back."""
+        parts, self._held = _PARTS.findall(self._held), ""
+        return self._laid_out(parts)
+
+    def _laid_out(self, parts: list[str]) -> str:
+        from rich.cells import cell_len
+
+        width, shown, blanks = self._width or 0, "", ""
+        for part in parts:
+            if part == "\n":
+                shown, blanks, self._column = shown + part, "", 0
+                self._is_inside_word = False
+            elif part.isspace():
+                blanks = part
+            else:
+                cells = cell_len(blanks) + cell_len(part)
+                goes_on = self._is_inside_word and not blanks
+                if self._column and self._column + cells > width and not goes_on:
+                    shown, blanks, self._column = shown + "\n", "", 0
+                    cells = cell_len(part)
+                shown, blanks, self._column = shown + blanks + part, "", self._column + cells
+                self._is_inside_word = cell_len(part) >= width or goes_on
+                if self._column > width > 0:  # the terminal itself breaks such a word
+                    self._column %= width
+        return shown
 
 
 def out_json(value: Any) -> None:
@@ -55,7 +128,6 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
 
 def side_by_side(left: str, right: str, width: int) -> str:
     """Two texts as columns of together `width` cells."""
-    import textwrap
     from itertools import zip_longest
 
     column = max(10, (width - 3) // 2)

@@ -151,7 +151,9 @@ def _ask_checkpoints(
     begun = time.monotonic()
     completions = [Completion() for _ in infos for _ in requests]
     with open_worker() as worker:
-        devices = [worker.open(info.path).device for info in infos]
+        loaded = [worker.open(info.path) for info in infos]
+        for notice in dict.fromkeys(notice for one in loaded for notice in one.notices):
+            say(notice)
         wanted = [(info.path, request) for info in infos for request in requests]
         pieces = _taking(completions, worker.generate_together(wanted), begun)
         if is_shown:
@@ -161,7 +163,7 @@ def _ask_checkpoints(
                 pass
     n = len(requests)
     return [
-        Answer(str(info.path), info.step, completions[i * n : (i + 1) * n], devices[i])
+        Answer(str(info.path), info.step, completions[i * n : (i + 1) * n], loaded[i].device)
         for i, info in enumerate(infos)
     ]
 

@@ -1,5 +1,7 @@
 """`serve`: checkpoints as an OpenAI-compatible endpoint, on this machine alone.
 
+A model goes by the name it was asked for with: RUN@best stays RUN@best to the programs that ask, whichever step it is.
+
 From elsewhere, ssh forwards the port: ssh -L 8000:127.0.0.1:8000 HOST.
 """
 
@@ -8,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.printing import out, say
-from cli.references import complete_run, find_checkpoint
+from cli.references import complete_run, find_checkpoint, split_reference
 
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
+
+    from trainer_daemon.gateway.app import ServedModel
 
 LOOPBACK = "127.0.0.1"
 GOODBYE_SECONDS = 2
@@ -33,21 +37,31 @@ def serve(
 
     from trainer_daemon.contract.errors import RefusedError
 
-    served = {}
-    for reference in checkpoints:
-        run, info = find_checkpoint(reference)
-        served[f"{run.name if run else info.path.parent.parent.name}@{info.step}"] = info.path
+    served = dict(map(named_model, checkpoints))
     try:
         listener = create_server((LOOPBACK, port))
     except OSError as e:
         raise RefusedError(f"port {port} cannot be had: {e.strerror}; choose another: --port 0") from e
     with listener:
         out(f"http://{LOOPBACK}:{listener.getsockname()[1]}/v1")
-        say(f"serving {', '.join(served)}; these are base models: a chat is a transcript that they continue")
+        say(f"serving {', '.join(served)}")
+        if base := [name for name, model in served.items() if not model.is_chat]:
+            say(f"to {' and '.join(base)}, a base model, a chat is a transcript that it continues")
         run_server(listener, served)
 
 
-def run_server(listener: "socket.socket", served: "dict[str, Path]") -> None:
+def named_model(reference: str) -> "tuple[str, ServedModel]":
+    """The name that requests call a checkpoint by, and where it is. Raises as `find_checkpoint`."""
+    from trainer_daemon.engine.checkpoint.store import is_trained_on_conversations
+    from trainer_daemon.gateway.app import ServedModel
+
+    run, info = find_checkpoint(reference)
+    which = split_reference(reference)[1] if run else None
+    name = f"{run.name if run else info.path.parent.parent.name}@{which or info.step}"
+    return name, ServedModel(info.path, is_chat=is_trained_on_conversations(info.path))
+
+
+def run_server(listener: "socket.socket", served: "dict[str, ServedModel]") -> None:
     """Answer until Ctrl-C or SIGTERM."""
     import uvicorn
 

@@ -10,6 +10,8 @@ from trainer_daemon.contract.generation import Alternative, Generation, Piece, T
 from trainer_daemon.link.inference import InferenceServer, Loaded, worker_folder
 
 STEP_AT = slice(5, None)
+CHAT_STEP = 30
+"""The bird of this checkpoint was taught conversations, and there is something to be said about it."""
 
 
 @dataclass
@@ -23,7 +25,17 @@ class Bird:
 
     @property
     def loaded(self) -> Loaded:
-        return Loaded(int(self.checkpoint.name[STEP_AT]), 99, 300, "a perch", "fp32", 0.1)
+        step = int(self.checkpoint.name[STEP_AT])
+        return Loaded(
+            step,
+            99,
+            300,
+            "a perch",
+            "fp32",
+            0.1,
+            is_chat=step == CHAT_STEP,
+            notices=("it has one wing",) if step == CHAT_STEP else (),
+        )
 
     @property
     def is_idle(self) -> bool:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.chat import Conversation, last_bytes
+from cli.chat import Conversation, hold, last_bytes
 from tests.cli.conftest import Llmctl, add_checkpoint, completed_run
-from tests.cli.parrot import Parrot
-from trainer_daemon.contract.generation import Generation
+from tests.cli.parrot import CHAT_STEP, Parrot
+from trainer_daemon.contract.generation import Generation, Message
+from trainer_daemon.contract.rundir import find_run
 
 DRAWING = Generation(prompt="", max_tokens=5, temperature=0.5, seed=9)
 
@@ -159,3 +160,58 @@ def test_the_end_of_a_text_is_cut_between_characters() -> None:
     assert last_bytes("aé🙂", 100) == "aé🙂"
     assert last_bytes("aé🙂", 5) == "🙂"
     assert last_bytes("\udc80", 5) == "?"
+
+
+def test_with_a_model_that_answers_a_chat_is_a_conversation(
+    llmctl: Llmctl, parrot: Parrot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    add_checkpoint(find_run("done"), CHAT_STEP)
+    typed = ["/system Be kind.", "Hello", "Why?", "/again", f"/save {tmp_path}/kept.txt", "/undo", "So?"]
+    typed += ["/help", "/checkpoint done@10", "Once"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed)))
+    said = llmctl("chat", f"done@{CHAT_STEP}", "--max-tokens", "2", "--seed", "1")
+    assert said.code == 0
+    assert said.out.splitlines() == [" 30!"] * 4 + ["Once 10!"], (
+        "what was typed is not repeated to its writer"
+    )
+    for words in (
+        "trained on conversations",
+        "it has one wing",
+        "the model answers",
+        "what stood is forgotten",
+    ):
+        assert words in said.err
+    system, hello, why = Message("system", "Be kind."), Message("user", "Hello"), Message("user", "Why?")
+    answer = Message("assistant", " 30!")
+    assert [a.messages for a in parrot.asked] == [
+        (system, hello),
+        (system, hello, answer, why),
+        (system, hello, answer, why),
+        (system, hello, answer, Message("user", "So?")),
+        (),
+    ]
+    assert {a.prompt for a in parrot.asked[:-1]} == {""}
+    assert parrot.asked[-1].prompt == "Be kind.\nOnce"
+    kept = (tmp_path / "kept.txt").read_text()
+    assert kept == "System: Be kind.\nYou: Hello\nModel:  30!\nYou: Why?\nModel:  30!\n"
+
+
+def test_a_second_ctrl_c_stops_what_is_going_on_and_not_the_chat(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It came while the first one's text was being taken back, and ended the whole chat."""
+    typed = iter(["Once", "/show"])
+
+    class Interrupted(Conversation):
+        def go_on(self, typed: str) -> None:
+            del typed
+            raise KeyboardInterrupt
+
+    def read(_given: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    hold(Interrupted(checkpoint, DRAWING), read)
+    assert "stopped" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli.printing import clock, count, duration, number, pairs, percent, size, table
+from cli.printing import WordWrap, clock, count, duration, number, pairs, percent, size, table
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,23 @@ def test_the_unknown_is_a_dash() -> None:
 def test_tables_align_names_left_and_numbers_right() -> None:
     assert table(("A", "B"), [("x", "1"), ("long", "22")]) == "A      B\nx      1\nlong  22"
     assert pairs([("a", "1"), ("long", "2")]) == "a     1\nlong  2"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_text_that_streams_breaks_between_words(size: int) -> None:
+    text = "The fox went home, and\n\nslept  well: Donaudampfschifffahrt 数字数字数字 x"
+    wrap = WordWrap(20)
+    shown = "".join(wrap.push(text[i : i + size]) for i in range(0, len(text), size)) + wrap.finish()
+    assert shown.split("\n") == [  # the last line is one and a column: the terminal breaks what no word ends
+        "The fox went home,",
+        "and",
+        "",
+        "slept  well:",
+        "Donaudampfschifffahrt 数字数字数字 x",
+    ]
+    assert "".join(shown.split()) == "".join(text.split())
+
+
+def test_where_nobody_reads_on_a_terminal_streamed_text_is_left_as_it_is() -> None:
+    wrap = WordWrap(None)
+    assert [wrap.push("a " * 200), wrap.push(" \n"), wrap.finish()] == ["a " * 200, " \n", ""]

@@ -9,8 +9,9 @@ import pytest
 from cli.generation import Completion, in_order, tokens_per_second
 from cli.sample import Answer
 from tests.cli.conftest import Llmctl, add_checkpoint, completed_run
-from tests.cli.parrot import Parrot
+from tests.cli.parrot import CHAT_STEP, Parrot
 from trainer_daemon.contract.generation import Piece
+from trainer_daemon.contract.rundir import find_run
 
 
 @pytest.fixture
@@ -47,6 +48,15 @@ def test_a_sample_is_the_prompt_and_its_continuation(llmctl: Llmctl, parrot: Par
     (asked,) = parrot.asked
     assert (asked.prompt, asked.max_tokens, asked.seed) == ("Once", 4, 7)
     assert (asked.top_p, asked.min_p, asked.stop, asked.repetition_penalty) == (0.9, 0.1, ("x", "y"), 1.1)
+
+
+def test_what_is_to_be_known_of_the_worker_is_said_once(
+    llmctl: Llmctl, parrot: Parrot, checkpoint: Path
+) -> None:
+    add_checkpoint(find_run("done"), CHAT_STEP)
+    name = f"done@{CHAT_STEP}"
+    said = llmctl("sample", name, "Once", "--versus", name, "--max-tokens", "2")
+    assert said.err.count("it has one wing\n") == 1
 
 
 def test_several_are_written_at_once_and_shown_one_after_the_other(llmctl: Llmctl, parrot: Parrot) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import openai
 import pytest
 
-from cli.serve import kept_token, token_file
+from cli.serve import kept_token, named_model, token_file
 from tests.cli.conftest import PROGRAM, Llmctl, add_checkpoint, completed_run
 from tests.tiny import Recorder, run_tiny, tiny_spec
 from tests.workers import end_workers
+from trainer_daemon.gateway.app import ServedModel
 
 
 def test_the_token_stays_the_same_and_is_its_owners_alone(home: Path) -> None:
@@ -28,6 +29,23 @@ def test_what_cannot_be_served_is_said_before_anything_listens(llmctl: Llmctl, h
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused = llmctl("serve", "done", "--port", str(taken.getsockname()[1]))
     assert (refused.code, "choose another" in refused.err) == (6, True)
+
+
+def test_a_checkpoint_is_served_under_the_name_that_it_was_asked_for_with(home: Path) -> None:
+    run = completed_run()
+    best = add_checkpoint(run, 10, 0.5)
+    last = add_checkpoint(run, 20, 0.7)
+    (last / "spec.json").write_text('{"data": {"conversations": true}}')
+    expected = {
+        "done@best": ("done@best", best, False),
+        "@last@best": ("done@best", best, False),
+        "don@last": ("done@last", last, True),
+        "done@10": ("done@10", best, False),
+        "done": ("done@20", last, True),
+        str(best): ("done@10", best, False),
+    }
+    for reference, (name, path, is_chat) in expected.items():
+        assert named_model(reference) == (name, ServedModel(path, is_chat=is_chat)), reference
 
 
 @pytest.mark.slow

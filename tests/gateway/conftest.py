@@ -12,12 +12,12 @@ import uvicorn
 
 from tests.cli.conftest import add_checkpoint, completed_run, home
 from tests.cli.parrot import Parrot
-from trainer_daemon.gateway.app import build_app
+from trainer_daemon.gateway.app import ServedModel, build_app
 
 __all__ = ["home"]
 
 TOKEN = "open sesame"
-MODEL = "done@10"
+MODEL, CHAT_MODEL = "done@10", "done@20"
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,14 @@ class Endpoint:
 
 @pytest.fixture
 def endpoint(home: Path) -> Iterator[Endpoint]:
-    checkpoint = add_checkpoint(completed_run(), 10)
+    run = completed_run()
+    served = {
+        MODEL: ServedModel(add_checkpoint(run, 10), is_chat=False),
+        CHAT_MODEL: ServedModel(add_checkpoint(run, 20), is_chat=True),
+    }
     parrot = Parrot()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(build_app({MODEL: checkpoint}, TOKEN), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(build_app(served, TOKEN), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

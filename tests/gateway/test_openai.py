@@ -5,7 +5,8 @@ import time
 import openai
 import pytest
 
-from tests.gateway.conftest import MODEL, Endpoint
+from tests.gateway.conftest import CHAT_MODEL, MODEL, Endpoint
+from trainer_daemon.contract.generation import Message
 
 WROTE = "\x1b[31m 10 2!"
 """What the parrot says in three tokens."""
@@ -56,6 +57,35 @@ def test_chat_is_a_transcript_that_ends_where_the_next_speaker_begins(endpoint: 
     assert "\nUser:" in asked.stop
 
 
+def test_a_model_that_was_trained_on_conversations_is_asked_in_its_own_template(endpoint: Endpoint) -> None:
+    done = endpoint.client.chat.completions.create(
+        model=CHAT_MODEL,
+        messages=[
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "Hi"},
+            {"role": "user", "content": "Why?"},
+        ],
+        max_completion_tokens=3,
+        stop="x",
+    )
+    assert done.choices[0].message.content == WROTE.replace("10", "20")
+    (asked,) = endpoint.parrot.asked
+    assert asked.messages == (
+        Message("system", "Be kind."),
+        Message("user", "Hello"),
+        Message("assistant", "Hi"),
+        Message("user", "Why?"),
+    )
+    assert (asked.prompt, asked.stop) == ("", ("x",))
+    for messages, words in (
+        ([{"role": "assistant", "content": "Hi"}], "the last message is the assistant's"),
+        ([{"role": "user", "content": "a\x07"}], "message 1 has the control character"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=words):
+            endpoint.client.chat.completions.create(model=CHAT_MODEL, messages=messages)  # type: ignore[arg-type]  # wrong on purpose
+
+
 def test_streams(endpoint: Endpoint) -> None:
     chunks = list(
         endpoint.client.completions.create(
@@ -80,7 +110,7 @@ def test_streams(endpoint: Endpoint) -> None:
 
 
 def test_models(endpoint: Endpoint) -> None:
-    assert [model.id for model in endpoint.client.models.list()] == [MODEL]
+    assert [model.id for model in endpoint.client.models.list()] == [MODEL, CHAT_MODEL]
     assert endpoint.client.models.retrieve(MODEL).id == MODEL
 
 

@@ -18,7 +18,7 @@ from trainer_daemon.contract.events import Sampled
 from trainer_daemon.contract.generation import Generation
 from trainer_daemon.engine.checkpoint.store import MANIFEST, read_manifest
 from trainer_daemon.link.inference import Worker, open_worker, worker_folder
-from trainer_daemon.processes.infer import threads_for
+from trainer_daemon.processes.infer import NICENESS, check_gpu_memory, threads_for
 
 GREEDY = Generation(prompt="One", max_tokens=12, temperature=0.0)
 ENDLESS = Generation(prompt="One", max_tokens=60_000, temperature=5.0, seed=1)
@@ -163,6 +163,26 @@ def forge(checkpoint: Path, **lineage: str) -> None:
     manifest = read_manifest(checkpoint)
     values = manifest.model_copy(update={"lineage": manifest.lineage.model_copy(update=lineage)}).model_dump()
     (checkpoint / MANIFEST).write_bytes(msgspec.json.encode({**values, "sha256": _hash_of(values)}))
+
+
+def test_a_training_run_goes_before_the_worker_where_cores_are_shared_among_sessions_too(
+    checkpoint: Path,
+) -> None:
+    """Linux shares cores among sessions first: a process's own niceness says nothing to a run in another session."""
+    with open_worker() as worker:
+        pid = worker.ping()
+    assert psutil.Process(pid).nice() >= NICENESS
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    if autogroup.exists():  # not where the kernel was built without
+        assert int(autogroup.read_text().split()[-1]) == NICENESS
+
+
+def test_a_model_that_does_not_fit_a_gpu_is_refused_in_a_sentence(checkpoint: Path) -> None:
+    check_gpu_memory(checkpoint, free=1 << 30)
+    with pytest.raises(
+        RefusedError, match=r"step-00000012 needs 0\.0 GB of GPU memory to be loaded and 0\.0 GB"
+    ):
+        check_gpu_memory(checkpoint, free=1 << 10)
 
 
 def test_the_worker_takes_no_more_cores_than_are_its_share() -> None:

@@ -18,10 +18,22 @@ Overflow = Literal["slide", "refuse"]
 """What becomes of a text that outgrows the context. slide: the model reads the last half context again and goes on.
 refuse: a prompt that does not fit is an error, and a text ends where the context does."""
 
+Role = Literal["system", "user", "assistant"]
+"""Who says a message of a conversation; system: what the model is told before it."""
+
 MAX_TOKENS = 1 << 16
 MAX_ALTERNATIVES = 20
 MAX_STOPS = 16
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one side of a conversation said."""
+
+    role: Role
+    text: str
+    """No control characters but tab and line ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +42,9 @@ class Generation:
 
     prompt: str
     """What the text begins with; an empty one begins from nothing. No control characters but tab and line ends."""
+    messages: tuple[Message, ...] = ()
+    """A conversation to be answered, in place of a prompt: only by models that were trained on conversations. The user has
+    the last word in it."""
     max_tokens: int = 128
     temperature: float = 0.8
     """Divides the logits; 0 takes the likeliest token each time, whatever the filters below say."""
@@ -72,11 +87,28 @@ class Generation:
             f"0 to {MAX_ALTERNATIVES}",
             alternatives,
         )
-        if found := _CONTROL.search(self.prompt):
-            raise SpecError(
-                f"the prompt has the control character U+{ord(found[0]):04X} at place {found.start()}; "
-                f"only tab and line ends may stand in it"
-            )
+        _check_text("the prompt", self.prompt)
+        if self.messages:
+            _check_messages(self.messages)
+            if self.prompt:
+                raise SpecError("a text begins with a prompt or answers messages, not both; leave one out")
+
+
+def _check_text(name: str, text: str) -> None:
+    if found := _CONTROL.search(text):
+        raise SpecError(
+            f"{name} has the control character U+{ord(found[0]):04X} at place {found.start()}; "
+            f"only tab and line ends may stand in it"
+        )
+
+
+def _check_messages(messages: tuple[Message, ...]) -> None:
+    for i, message in enumerate(messages):
+        _check_text(f"message {i + 1}", message.text)
+    if messages[-1].role != "user":
+        raise SpecError(
+            f"the last message is the {messages[-1].role}'s; it must be the user's, to be answered"
+        )
 
 
 def _check(name: str, holds: bool, allowed: str, value: object) -> None:

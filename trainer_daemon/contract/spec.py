@@ -82,6 +82,9 @@ class DataSpec(Section):
     it, so it has to be given; text needs none."""
     separator_id: int | None = Field(default=None, ge=0, lt=1 << 32)
     """The separator in a file of ids; None: that of the tokenizer (50256 for gpt2)."""
+    conversations: bool = False
+    """The files of ids hold conversations in the tokenizer's <|user_start|>, <|user_end|>, <|assistant_start|> and
+    <|assistant_end|>, as nanochat's chat models are trained on; `chat` and `serve` then speak to the model that way."""
     packing: Literal["bos-bestfit", "concat", "best-fit-padded"] = "bos-bestfit"
     """`bos-bestfit`: every row begins at a document's start, the rest of a cropped document is dropped.
     `concat`: documents run on from row to row, nothing is dropped. `best-fit-padded`: whole documents as far as they fit,

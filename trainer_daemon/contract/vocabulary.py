@@ -15,6 +15,10 @@ TRAINED = "trained"
 """The name of the tokenizer that a run learns from its own text."""
 BOS = "<|bos|>"
 END_OF_TEXT = "<|endoftext|>"
+USER_START, USER_END = "<|user_start|>", "<|user_end|>"
+ASSISTANT_START, ASSISTANT_END = "<|assistant_start|>", "<|assistant_end|>"
+CHAT_TOKENS = (USER_START, USER_END, ASSISTANT_START, ASSISTANT_END)
+"""What a conversation is made of, as in nanochat."""
 
 
 class Vocabulary(NamedTuple):

@@ -42,6 +42,7 @@ from trainer_daemon.engine.checkpoint.files import (
 from trainer_daemon.engine.checkpoint.saver import Saver
 from trainer_daemon.engine.checkpoint.store import Lineage, Manifest, folder_name, read_manifest
 from trainer_daemon.engine.data.batches import Batches
+from trainer_daemon.engine.data.conversations import check_conversations
 from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.rows import Rows, open_rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
@@ -240,6 +241,8 @@ def build_job(
             raise StoppedBeforeTrainingError
 
     prepared = prepare(spec.data, spec.tokenizer, home, report)
+    if spec.data.conversations:
+        check_conversations(prepared)
     train_rows = open_rows(prepared.train, spec.model.sequence_len, spec.data.packing)
     held_out_rows = open_rows(prepared.held_out, spec.model.sequence_len, spec.data.packing)
 

@@ -8,6 +8,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ STATUS_OF_EXIT_CODE = {2: 400, 3: 404, 5: 504, 6: 503}
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A checkpoint that requests can name."""
+
+    checkpoint: Path
+    is_chat: bool
+    """Trained on conversations: it answers messages in its own template, where a base model continues a transcript."""
+
+
 class _StatusError(Exception):
     """An answer that is an error, in the form that OpenAI's clients understand."""
 
@@ -40,8 +50,8 @@ class _StatusError(Exception):
         )  # fmt: skip
 
 
-def build_app(checkpoints: Mapping[str, Path], token: str) -> Starlette:
-    """Serve these checkpoints, by the names that requests call them."""
+def build_app(served: Mapping[str, ServedModel], token: str) -> Starlette:
+    """Serve these, by the names that requests call them."""
 
     def guarded(handler: Handler) -> Handler:
         async def guard(request: Request) -> Response:
@@ -59,19 +69,19 @@ def build_app(checkpoints: Mapping[str, Path], token: str) -> Starlette:
         return guard
 
     async def models(_request: Request) -> Response:
-        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "llmctl"} for name in checkpoints]
+        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "llmctl"} for name in served]
         return JSONResponse({"object": "list", "data": listed})
 
     async def one_model(request: Request) -> Response:
         name = request.path_params["name"]
-        _checkpoint(checkpoints, name)
+        _model(served, name)
         return JSONResponse({"id": name, "object": "model", "created": 0, "owned_by": "llmctl"})
 
     async def completions(request: Request) -> Response:
-        return await _answer(request, api.CompletionRequest, checkpoints)
+        return await _answer(request, api.CompletionRequest, served)
 
     async def chat_completions(request: Request) -> Response:
-        return await _answer(request, api.ChatRequest, checkpoints)
+        return await _answer(request, api.ChatRequest, served)
 
     return Starlette(
         routes=[
@@ -83,11 +93,11 @@ def build_app(checkpoints: Mapping[str, Path], token: str) -> Starlette:
     )
 
 
-def _checkpoint(checkpoints: Mapping[str, Path], name: str) -> Path:
-    if name not in checkpoints:
-        served = ", ".join(checkpoints)
-        raise _StatusError(404, f'the model "{name}" is not served here; served: {served}', "model_not_found")
-    return checkpoints[name]
+def _model(served: Mapping[str, ServedModel], name: str) -> ServedModel:
+    if name not in served:
+        names = ", ".join(served)
+        raise _StatusError(404, f'the model "{name}" is not served here; served: {names}', "model_not_found")
+    return served[name]
 
 
 def _error_of(error: LlmctlError) -> _StatusError:
@@ -117,15 +127,19 @@ async def _body(request: Request) -> bytes:
 async def _answer(
     request: Request,
     kind: type[api.CompletionRequest] | type[api.ChatRequest],
-    checkpoints: Mapping[str, Path],
+    served: Mapping[str, ServedModel],
 ) -> Response:
     try:
         wanted = api.parse(kind, await _body(request))
     except ClientDisconnect:
         return Response(status_code=499)
-    checkpoint = _checkpoint(checkpoints, wanted.model)
-    generations = wanted.generations(secrets.randbelow(1 << 31))
-    pieces = _write(checkpoint, generations)
+    model = _model(served, wanted.model)
+    seed = secrets.randbelow(1 << 31)
+    if isinstance(wanted, api.ChatRequest):
+        generations = wanted.answers(seed) if model.is_chat else wanted.transcripts(seed)
+    else:
+        generations = wanted.generations(seed)
+    pieces = _write(model.checkpoint, generations)
     stream = iterate_in_threadpool(pieces)
     try:
         # what is refused is refused now, with a status of its own, and not in the middle of a stream

@@ -1,4 +1,4 @@
-"""The wire format of OpenAI's API, as far as a base model can serve it: requests parsed, answers spelled out.
+"""The wire format of OpenAI's API, as far as these models can serve it: requests parsed, answers spelled out.
 
 What would change the text and is not offered is refused by name; fields that mean nothing here are passed over. Checked
 against the official client, not against a document.
@@ -12,13 +12,18 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.generation import Generation, Piece, TokenLogprob
+from trainer_daemon.contract.generation import Generation, Message, Piece, Role, TokenLogprob
 
 Kind = Literal["text_completion", "chat.completion", "chat.completion.chunk"]
 FINISH_REASONS = {"length": "length", "end": "stop", "stop": "stop"}
 MAX_TEXTS = 128
 """Of one request."""
-SPEAKERS = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
 UNOFFERED: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
@@ -60,13 +65,19 @@ class _Request(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def _generations(
-        self, prompt: str, max_tokens: int | None, logprobs: int | None, stops: Sequence[str], seed: int
+        self,
+        prompt: str | tuple[Message, ...],
+        max_tokens: int | None,
+        logprobs: int | None,
+        stops: Sequence[str],
+        seed: int,
     ) -> list[Generation]:
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         count = self.n or 1
         return [
             Generation(
-                prompt=prompt,
+                prompt=prompt if isinstance(prompt, str) else "",
+                messages=() if isinstance(prompt, str) else prompt,
                 # more than a context holds comes to an end there
                 max_tokens=1 << 16 if max_tokens is None else max_tokens,
                 temperature=1.0 if self.temperature is None else self.temperature,
@@ -105,7 +116,7 @@ class TextPart(BaseModel):
     text: str
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
 
@@ -119,20 +130,31 @@ class Message(BaseModel):
 class ChatRequest(_Request):
     """Of /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
-    def generations(self, seed: int) -> list[Generation]:
-        """One for each choice. A base model knows no roles: it goes on with a transcript, up to the next speaker."""
-        lines = [f"{SPEAKERS[message.role]}: {message.text}" for message in self.messages]
-        most = self.max_completion_tokens or self.max_tokens
-        logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return self._generations(
-            "\n".join([*lines, "Assistant:"]), most, logprobs, ("\nUser:", "\nSystem:"), seed
-        )
+    def answers(self, seed: int) -> list[Generation]:
+        """One for each choice, of a model that was trained on conversations."""
+        messages = tuple(Message(ROLES[message.role], message.text) for message in self.messages)
+        return self._generations(messages, self._most_tokens, self._alternatives, (), seed)
+
+    def transcripts(self, seed: int) -> list[Generation]:
+        """One for each choice, of a base model: it knows no roles, so it continues a transcript up to the next speaker."""
+        lines = [f"{ROLES[message.role].title()}: {message.text}" for message in self.messages]
+        text = "\n".join([*lines, "Assistant:"])
+        stops = ("\nUser:", "\nSystem:")
+        return self._generations(text, self._most_tokens, self._alternatives, stops, seed)
+
+    @property
+    def _most_tokens(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def _alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 def parse(kind: type[CompletionRequest] | type[ChatRequest], body: bytes) -> CompletionRequest | ChatRequest:

@@ -71,6 +71,10 @@ class Loaded:
     precision: str
     load_seconds: float
     """From the disk, hashes included."""
+    is_chat: bool = False
+    """Trained on conversations: it answers messages. Others continue a prompt."""
+    notices: tuple[str, ...] = ()
+    """What its reader should know, in sentences: why it is not written on a GPU, why it is slow."""
 
 
 class Writer(Protocol):

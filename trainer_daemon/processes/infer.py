@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import traceback
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +25,21 @@ if TYPE_CHECKING:
 
     from trainer_daemon.engine.inference.batch import Batch
 
+NICENESS = 5
+"""A third of the share that a training run has on a core that both want."""
+AUTOGROUP = Path("/proc/self/autogroup")
+"""Niceness of a whole session, see sched(7); missing on other systems and where it is switched off."""
 GPU_ROWS, CPU_ROWS = 64, 16
 """Texts of one checkpoint written at once."""
 SMALL_MODEL_BYTES = 64 << 20
 """Up to here a second thread costs more than it brings."""
 LOADING_FACTOR = 2.2
 """Memory that loading takes at its peak, in sizes of the model's file: the tensors, and their packed copies."""
+GPU_LOADING_FACTOR = 1.6
+"""The same on a GPU: the tensors as they lie on the disk, their copies in bf16, and what CUDA takes for itself."""
+BUSY_GPUS = (
+    "every GPU is computing for another process, so the CPU writes: slower, and at no cost to that one"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -39,17 +49,19 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     pipe = ReadyPipe(options.ready_fd)
     leave_parent()
-    os.nice(5)  # a training run on the same cores goes first
+    yield_cores()
     try:
         folder = worker_folder()
         settle_in(folder, folder / "worker.log")
-        gpu = free_gpu()
+        gpu, why_none = free_gpu()
         # decided before CUDA is: a context alone would take memory from whoever trains on the others
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
         import torch
 
-        device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
-        server = InferenceServer(folder, partial(load_writer, device=device))
+        if gpu and not torch.cuda.is_available():
+            why_none = "this torch has no CUDA, so the CPU writes; llmctl doctor says more"
+        device = torch.device("cpu" if why_none or not gpu else "cuda")
+        server = InferenceServer(folder, partial(load_writer, device=device, why_no_gpu=why_none))
     except LlmctlError as e:
         pipe.refuse(e)
         return e.exit_code
@@ -62,6 +74,14 @@ def main(arguments: list[str]) -> int:
     with server:
         server.serve(options.idle)
     return 0
+
+
+def yield_cores() -> None:
+    """Have a training run on the same cores go first, wherever both want one. For a process in a session of its own."""
+    os.nice(NICENESS)
+    # where Linux shares cores among sessions first, niceness counts within one session alone, and a run is another
+    with suppress(OSError):
+        AUTOGROUP.write_text(str(NICENESS))
 
 
 class BatchWriter:
@@ -85,7 +105,7 @@ class BatchWriter:
         return self._batch.step()
 
 
-def load_writer(checkpoint: Path, device: "torch.device") -> BatchWriter:
+def load_writer(checkpoint: Path, device: "torch.device", why_no_gpu: str | None = None) -> BatchWriter:
     """Load a checkpoint to write from. Raises LlmctlError when it is damaged, or larger than the memory that is free."""
     import torch
 
@@ -95,23 +115,30 @@ def load_writer(checkpoint: Path, device: "torch.device") -> BatchWriter:
 
     begun = time.monotonic()
     model_bytes = check_memory(checkpoint)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    is_cpu = device.type == "cpu"
+    if not is_cpu:
+        check_gpu_memory(checkpoint, torch.cuda.mem_get_info(device)[0])
+    dtype = torch.float32 if is_cpu else torch.bfloat16
     session = load_session(checkpoint, device=device, dtype=dtype)
     threads = threads_for(model_bytes, is_training=any(run.ranks_are_alive() for run in all_runs()))
     decoder = session.decoder
+    notices = [why_no_gpu] if why_no_gpu else []
     if isinstance(decoder, UncachedDecoder):
         print(f"{checkpoint}: {DECODER_IS_BEHIND}", flush=True)
+        notices.append(DECODER_IS_BEHIND)
     cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     loaded = Loaded(
         step=session.step,
         context=decoder.shape.sequence_len,
         vocab_size=decoder.shape.vocab_size,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        device=cpu if is_cpu else torch.cuda.get_device_name(device),
         precision="fp32" if dtype == torch.float32 else "bf16",
         load_seconds=time.monotonic() - begun,
+        is_chat=session.is_chat,
+        notices=tuple(notices),
     )
-    rows = GPU_ROWS if device.type == "cuda" else CPU_ROWS
-    return BatchWriter(Batch(decoder, session.tokenizer, rows), loaded, threads)
+    rows = CPU_ROWS if is_cpu else GPU_ROWS
+    return BatchWriter(Batch(decoder, session.tokenizer, rows, is_chat=session.is_chat), loaded, threads)
 
 
 def check_memory(checkpoint: Path) -> int:
@@ -121,12 +148,35 @@ def check_memory(checkpoint: Path) -> int:
     file = checkpoint / "model.safetensors"
     size = file.stat().st_size if file.is_file() else 0
     free = psutil.virtual_memory().available
-    if size * LOADING_FACTOR > free:
-        raise RefusedError(
-            f"{checkpoint.name} needs {size * LOADING_FACTOR / 1e9:.1f} GB to be loaded and {free / 1e9:.1f} GB are "
-            f"free; end what you can spare, or take a smaller model"
-        )
+    _check_room(checkpoint, size * LOADING_FACTOR, free, "memory")
     return size
+
+
+def check_gpu_memory(checkpoint: Path, free: int) -> None:
+    """Raises RefusedError when the model and the cache of all its texts would not fit in so many bytes of a GPU."""
+    from pydantic import ValidationError
+
+    from trainer_daemon.contract.scaling import model_shape
+    from trainer_daemon.contract.spec import RunSpec
+    from trainer_daemon.engine.data.tokenizer import Tokenizer
+    from trainer_daemon.engine.inference.kv_cache import cache_bytes
+
+    try:
+        spec = RunSpec.model_validate_json((checkpoint / "spec.json").read_bytes())
+        vocab_size = Tokenizer.load(checkpoint / "tokenizer.json").vocab_size
+        size = (checkpoint / "model.safetensors").stat().st_size
+    except (LlmctlError, ValidationError, OSError):
+        return  # loading says what is wrong with it
+    cache = cache_bytes(model_shape(spec.model, vocab_size), rows=GPU_ROWS, bytes_each=2)
+    _check_room(checkpoint, size * GPU_LOADING_FACTOR + cache, free, "GPU memory")
+
+
+def _check_room(checkpoint: Path, needed: float, free: float, of_what: str) -> None:
+    if needed > free:
+        raise RefusedError(
+            f"{checkpoint.name} needs {needed / 1e9:.1f} GB of {of_what} to be loaded and {free / 1e9:.1f} GB are free; "
+            f"end what you can spare, or take a smaller model"
+        )
 
 
 def threads_for(model_bytes: int, *, is_training: bool) -> int:
@@ -136,14 +186,18 @@ def threads_for(model_bytes: int, *, is_training: bool) -> int:
     return max(1, usable_cores() // 2) if is_training else usable_cores()
 
 
-def free_gpu() -> str | None:
-    """UUID of a GPU that no process computes on, of those we may see; None where there is none or no driver."""
+def free_gpu() -> tuple[str | None, str | None]:
+    """UUID of a GPU that no process computes on, of those we may see, or why none is taken.
+
+    (None, None) where there is none to take: a machine without one needs no excuse.
+    """
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return None
+        return None, None
+    busy = 0
     try:
         allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
         for index in range(pynvml.nvmlDeviceGetCount()):
@@ -151,9 +205,10 @@ def free_gpu() -> str | None:
             uuid = str(pynvml.nvmlDeviceGetUUID(gpu))
             is_ours = allowed is None or {str(index), uuid} & set(allowed.split(","))
             if is_ours and not pynvml.nvmlDeviceGetComputeRunningProcesses(gpu):
-                return uuid
-    except pynvml.NVMLError:  # a GPU that has fallen off the bus, or one that may not be asked
-        return None
+                return uuid, None
+            busy += bool(is_ours)
+    except pynvml.NVMLError as e:  # a GPU that has fallen off the bus, or one that may not be asked
+        return None, f"the GPUs cannot be asked ({e}), so the CPU writes"
     finally:
         pynvml.nvmlShutdown()
-    return None
+    return None, (BUSY_GPUS if busy else None)

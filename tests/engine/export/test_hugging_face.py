@@ -75,7 +75,9 @@ def test_nothing_that_is_there_is_written_over_and_nothing_half_is_left(
     (tmp_path / "full/mine").write_text("precious")
     with pytest.raises(RefusedError, match="not an empty folder"):
         export(stored, tmp_path / "full", "hf", torch.float32)
-    broken = StoredModel(stored.shape, Tokenizer([], {"<|bos|>": 0}, ""), {"a": torch.ones(1)}, 0)
+    broken = StoredModel(
+        stored.shape, Tokenizer([], {"<|bos|>": 0}, ""), {"a": torch.ones(1)}, 0, is_chat=False
+    )
     object.__setattr__(broken.tokenizer, "bos_id", 77)  # as no tokenizer is: the export fails half way
     with pytest.raises(StopIteration):
         export(broken, tmp_path / "never", "hf", torch.float32)

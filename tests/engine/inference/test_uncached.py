@@ -73,6 +73,16 @@ def test_the_model_itself_writes_what_the_decoder_writes_text_beside_text(
     assert list(texts.values()) == [text_of(fast, letters, request) for request in requests]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_window_that_only_the_model_has_is_noticed(dtype: torch.dtype) -> None:
+    """The text that both are compared on was 8 tokens long: shorter than any window."""
+    model = perturbed(WINDOWED, dtype)
+    assert isinstance(decoder_for(model), Decoder)
+    (shortest, *_), attention = WINDOWED.windows, model.blocks[0].attn
+    attention.window = shortest // 2
+    assert isinstance(decoder_for(model), UncachedDecoder)
+
+
 def test_a_model_that_lacks_what_the_decoder_reads_writes_itself() -> None:
     model = perturbed(WINDOWED)
     del model.backout_lambda

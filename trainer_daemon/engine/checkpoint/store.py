@@ -165,6 +165,14 @@ def _read_score(folder: Path) -> float | None:
         return None
 
 
+def is_trained_on_conversations(folder: Path) -> bool:
+    """What the checkpoint's spec says of its text; False where it says nothing."""
+    try:
+        return json.loads((folder / "spec.json").read_bytes())["data"]["conversations"] is True
+    except (OSError, ValueError, KeyError, TypeError):  # loading it says what is wrong
+        return False
+
+
 def record_score(folder: Path, step: int, val_bpb: float) -> None:
     """Note the evaluation that belongs to a checkpoint; does nothing when that step was not saved."""
     path = folder / folder_name(step)

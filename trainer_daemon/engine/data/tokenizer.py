@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import write_durably
-from trainer_daemon.contract.vocabulary import BOS, END_OF_TEXT, separator_of
+from trainer_daemon.contract.vocabulary import BOS, CHAT_TOKENS, END_OF_TEXT, separator_of
 
 if TYPE_CHECKING:
     import tiktoken
@@ -36,7 +36,8 @@ vocabulary a thousand ids."""
 
 SPECIAL_TOKENS = (
     BOS,
-    *(f"<|{who}_{end}|>" for who in ("user", "assistant", "python", "output") for end in ("start", "end")),
+    *CHAT_TOKENS,
+    *(f"<|{who}_{end}|>" for who in ("python", "output") for end in ("start", "end")),
 )
 """In id order. Those of a conversation are there from the start, because a vocabulary cannot grow after pretraining."""
 

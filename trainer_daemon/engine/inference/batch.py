@@ -14,6 +14,11 @@ from torch import Tensor
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.generation import Alternative, FinishReason, Generation, Piece, TokenLogprob
 from trainer_daemon.engine.data.tokenizer import Tokenizer
+from trainer_daemon.engine.inference.conversation import (
+    conversation_ids,
+    ends_of_answer,
+    newest_that_fit,
+)
 from trainer_daemon.engine.inference.decoder import Decoder
 from trainer_daemon.engine.inference.kv_cache import KVCache
 from trainer_daemon.engine.inference.recorded import RecordedDecoder
@@ -29,9 +34,16 @@ class Batch:
     """For one thread."""
 
     def __init__(
-        self, decoder: Decoder | UncachedDecoder, tokenizer: Tokenizer, rows: int = DEFAULT_ROWS
+        self,
+        decoder: Decoder | UncachedDecoder,
+        tokenizer: Tokenizer,
+        rows: int = DEFAULT_ROWS,
+        *,
+        is_chat: bool = False,
     ) -> None:
+        """`is_chat`: the model was trained on conversations, so it may be asked to answer one."""
         self._tokenizer = tokenizer
+        self._is_chat = is_chat
         self._cache: KVCache | Texts
         self._prefill: Callable[[Sequence[int], int], Tensor]
         self._decode: Callable[[Sequence[int]], Tensor]
@@ -59,15 +71,29 @@ class Batch:
 
     def begin(self, request: Generation) -> int:
         """Take in a request; returns the ticket that its pieces carry. Raises SpecError where it does not fit."""
-        ids = [self._tokenizer.bos_id, *self._tokenizer.encode(request.prompt)]
         context = self._cache.context
+        ids, left_out = self._read(request)
         if len(ids) > context and request.overflow == "refuse":
+            what = "conversation" if request.messages else "prompt"
             raise SpecError(
-                f"the prompt has {len(ids)} tokens and the context {context}; shorten it, or let the text slide"
+                f"the {what} has {len(ids)} tokens and the context {context}; shorten it, or let the text slide"
             )
         self._tickets += 1
-        self._waiting.append(_Text(self._tickets, request, ids, self._tokenizer, context))
+        ends = ends_of_answer(self._tokenizer) if request.messages else frozenset({self._tokenizer.bos_id})
+        self._waiting.append(_Text(self._tickets, request, ids, left_out, ends, self._tokenizer, context))
         return self._tickets
+
+    def _read(self, request: Generation) -> tuple[list[int], int]:
+        """The ids that a text begins with, and how many of a conversation's oldest ones were left out."""
+        if not request.messages:
+            return [self._tokenizer.bos_id, *self._tokenizer.encode(request.prompt)], 0
+        if not self._is_chat:
+            raise SpecError(
+                "this model was not trained on conversations, so it answers none; give it a text to continue"
+            )
+        if request.overflow == "refuse":
+            return conversation_ids(request.messages, self._tokenizer), 0
+        return newest_that_fit(request.messages, self._tokenizer, self._cache.context // 2)
 
     def cancel(self, ticket: int) -> None:
         """Write no more of this one; does nothing when it has ended."""
@@ -132,14 +158,24 @@ class _Text:
     """One text: its tokens, and what of them was shown."""
 
     def __init__(
-        self, ticket: int, request: Generation, ids: list[int], tokenizer: Tokenizer, context: int
+        self,
+        ticket: int,
+        request: Generation,
+        ids: list[int],
+        left_out: int,
+        ends: frozenset[int],
+        tokenizer: Tokenizer,
+        context: int,
     ) -> None:
+        """`left_out`: ids of the conversation that are not in `ids`. `ends`: the ids that end the text."""
         self.ticket = ticket
         self.ids = ids
         """Prompt and text; the cache has seen all of it from `forgotten` on, but for the last one."""
         self.forgotten = 0
         self.is_over = False
         self._request = request
+        self._left_out = left_out
+        self._ends = ends
         self._tokenizer = tokenizer
         self._context = context
         self._prompt_tokens = len(ids)
@@ -157,7 +193,7 @@ class _Text:
         """(V,) of the next token -> what it adds to the text."""
         request = self._request
         token = pick_token(logits, request, self.ids, self._draw.random())
-        if token == self._tokenizer.bos_id:  # a document's beginning is the end of the one before
+        if token in self._ends:  # also a document's beginning, which is the end of the one before
             return self._piece("", "end")
         self.ids.append(token)
         logprobs = () if request.logprobs is None else (self._logprob(logits, token, request.logprobs),)
@@ -189,8 +225,8 @@ class _Text:
             tokens=self._tokens,
             done=self.is_over,
             finish_reason=reason,
-            prompt_tokens=self._prompt_tokens,
-            forgotten=self.forgotten,
+            prompt_tokens=self._left_out + self._prompt_tokens,
+            forgotten=self._left_out + self.forgotten,
             logprobs=logprobs,
         )
 

@@ -103,8 +103,12 @@ class Decoder:
         return cls(model.shape, model.state_dict(), dtype=model.compute_dtype, device=model.wte.weight.device)
 
     def agrees_with(self, model: GPT) -> bool:
-        """Whether both compute the same function, up to rounding: compared on one short text, without the model's fp8."""
-        ids = [(7 * i + 1) % self.shape.vocab_size for i in range(min(8, self.shape.sequence_len))]
+        """Whether both compute the same function, up to rounding: compared on one text, without the model's fp8.
+
+        The text overruns the shortest window, so that a window that only one of the two has is noticed.
+        """
+        tokens = min(self.shape.sequence_len, max(8, min(self.shape.windows) + 2))
+        ids = [(7 * i + 1) % self.shape.vocab_size for i in range(tokens)]
         theirs = logits_of_model(model, ids)
         cache = self.new_cache(rows=1)
         ours = self.prefill(ids, cache, cache.add())

@@ -12,6 +12,16 @@ from torch import Tensor
 from trainer_daemon.contract.scaling import ModelShape
 
 
+def cache_bytes(shape: ModelShape, *, rows: int, bytes_each: int) -> int:
+    """Memory of a cache, without the smear's embeddings."""
+    return 2 * rows * shape.n_kv_head * shape.head_dim * bytes_each * sum(slots_of(shape))
+
+
+def slots_of(shape: ModelShape) -> list[int]:
+    """Positions kept of each layer: a query sees `window` keys before its own."""
+    return [min(window + 1, shape.sequence_len) for window in shape.windows]
+
+
 class KVCache:
     def __init__(
         self, shape: ModelShape, *, rows: int, dtype: torch.dtype, device: torch.device | str = "cpu"
@@ -21,8 +31,8 @@ class KVCache:
         self.context = shape.sequence_len
         self.lengths: list[int] = []
         """Tokens seen, of each row in use."""
-        self.slots = [min(window + 1, shape.sequence_len) for window in shape.windows]
-        """Of each layer: a query sees `window` keys before its own."""
+        self.slots = slots_of(shape)
+        """Of each layer."""
         self.layers = [
             torch.zeros(rows, 2, shape.n_kv_head, slots, shape.head_dim, dtype=dtype, device=device)
             for slots in self.slots

@@ -30,6 +30,8 @@ class StoredModel:
     tensors: dict[str, Tensor]
     """A state dict of GPT."""
     step: int
+    is_chat: bool
+    """Trained on conversations, by what its spec says."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Session:
     decoder: Decoder | UncachedDecoder
     tokenizer: Tokenizer
     step: int
+    is_chat: bool
+    """Trained on conversations: it answers messages."""
 
 
 def read_model(checkpoint: Path) -> StoredModel:
@@ -60,7 +64,13 @@ def read_model(checkpoint: Path) -> StoredModel:
             f"{checkpoint.name} was trained with another tokenizer than the one that lies beside it; its token ids "
             f"mean other text. Restore the folder from where it was copied"
         )
-    return StoredModel(model_shape(spec.model, tokenizer.vocab_size), tokenizer, tensors, manifest.step)
+    return StoredModel(
+        model_shape(spec.model, tokenizer.vocab_size),
+        tokenizer,
+        tensors,
+        manifest.step,
+        is_chat=spec.data.conversations,
+    )
 
 
 def load_session(
@@ -77,4 +87,4 @@ def load_session(
         model.load_state_dict({name: t.to(device) for name, t in stored.tensors.items()}, assign=True)
     except RuntimeError as e:
         raise RunFailedError(f"{checkpoint.name} does not hold the model that its spec describes: {e}") from e
-    return Session(decoder_for(model), stored.tokenizer, stored.step)
+    return Session(decoder_for(model), stored.tokenizer, stored.step, stored.is_chat)

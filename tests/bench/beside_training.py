@@ -1,0 +1,155 @@
+"""What writing from a stored checkpoint costs a training on the same cores: blocks of steps with it and without, in turns.
+
+A real run of the embedded default trains under its supervisor, beside it a real worker writes one text
+after the other from the run's first checkpoint. Each thread of either may have the same part of the cores: with T
+threads that train and W that write on C cores a step may take (T + W) / C as long, and no longer.
+
+    python -m tests.bench.beside_training [PAIRS]
+"""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from presets.loader import preset_tables
+from trainer_daemon.contract.events import AttemptStarted, CheckpointSaved, Event, TrainStep
+from trainer_daemon.contract.generation import Generation
+from trainer_daemon.contract.hardware import usable_cores
+from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.spec import build_spec
+from trainer_daemon.link.client import Feed, send_command
+from trainer_daemon.link.inference import Worker, open_worker
+from trainer_daemon.supervisor.detach import start_supervisor
+from trainer_daemon.supervisor.sweep import kill_run_processes
+
+BLOCK_STEPS = 20
+LONGEST_WAIT_SECONDS = 300.0
+OVERRIDES = (
+    "train.num_iterations=1000000",
+    "schedule.warmup_steps=1",
+    "eval.every=off",
+    "sample.every=off",
+    "checkpoint.every=off",
+)
+
+
+@dataclass
+class Writing:
+    """One text after the other, in a thread, until it is stopped."""
+
+    worker: Worker
+    checkpoint: Path
+    tokens: int = 0
+    first_token_seconds: list[float] = field(default_factory=list)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def _write(self) -> None:
+        seed = 0
+        while not self._stopping.is_set():
+            seed += 1
+            begun = time.perf_counter()
+            request = Generation(prompt="Once upon a time", max_tokens=128, seed=seed)
+            with closing(self.worker.generate(self.checkpoint, request)) as pieces:
+                for place, _ in enumerate(pieces):
+                    if place == 0:
+                        self.first_token_seconds.append(time.perf_counter() - begun)
+                    self.tokens += 1
+                    if self._stopping.is_set():
+                        break
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+
+def awaited(feed: Feed, wanted: Callable[[Event], bool]) -> list[Event]:
+    """What is reported up to the event that is waited for."""
+    seen: list[Event] = []
+    end = time.monotonic() + LONGEST_WAIT_SECONDS
+    while time.monotonic() < end:
+        seen += [record.event for record in feed.poll(1.0) if record.event is not None]
+        if any(map(wanted, seen)):
+            return seen
+    raise SystemExit(f"it did not come; the last reports: {seen[-3:]}")
+
+
+def step_seconds(feed: Feed) -> float:
+    """Median of the next block; the step under way when it begins is left out."""
+    feed.poll(0)
+    first = awaited(feed, lambda e: isinstance(e, TrainStep))
+    steps = [e for e in first if isinstance(e, TrainStep)]
+    last = steps[-1].step + BLOCK_STEPS
+    seen = awaited(feed, lambda e: isinstance(e, TrainStep) and e.step >= last)
+    return median(e.step_seconds for e in seen if isinstance(e, TrainStep))
+
+
+def measure(run: RunDir, pairs: int) -> None:
+    with Feed(run) as feed, open_worker(idle_seconds=3600) as worker:
+        started = next(
+            e for e in awaited(feed, lambda e: isinstance(e, AttemptStarted)) if isinstance(e, AttemptStarted)
+        )
+        awaited(feed, lambda e: isinstance(e, TrainStep) and e.step >= 5)
+        send_command(run, "save")
+        saved = awaited(feed, lambda e: isinstance(e, CheckpointSaved))
+        name = next(e.path for e in saved if isinstance(e, CheckpointSaved))
+        loaded = worker.open(run.checkpoints / name)
+        process = psutil.Process(worker.ping())
+        writes = 1 if "1 thread" in loaded.device else int(loaded.device.split()[1])
+        trains, cores = started.threads_per_rank, usable_cores()
+        fair = max(1.0, (trains + writes) / cores)
+        print(
+            f"{trains} threads train, {writes} write ({loaded.device}), {cores} cores: fair is x {fair:.2f}"
+        )
+        ratios, speeds, firsts, shares = [], [], [], []
+        for pair in range(pairs):
+            without = step_seconds(feed)
+            used, begun = sum(process.cpu_times()[:2]), time.perf_counter()
+            writing = Writing(worker, run.checkpoints / name)
+            beside = step_seconds(feed)
+            writing.stop()
+            seconds = time.perf_counter() - begun
+            ratios.append(beside / without)
+            speeds.append(writing.tokens / seconds)
+            shares.append((sum(process.cpu_times()[:2]) - used) / seconds)
+            firsts += writing.first_token_seconds
+            print(
+                f"  pair {pair}: step {1e3 * without:.0f} ms alone, {1e3 * beside:.0f} ms beside: x {ratios[-1]:.2f}; "
+                f"{speeds[-1]:.0f} tok/s with {shares[-1]:.2f} of a core",
+                flush=True,
+            )
+        print(
+            f"median: x {median(ratios):.2f} of fair x {fair:.2f}; {median(speeds):.0f} tok/s, "
+            f"{median(shares):.2f} of a core, first token after {1e3 * median(firsts):.0f} ms"
+        )
+
+
+def main(pairs: int = 6) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["LLMCTL_HOME"] = home
+        spec = build_spec(preset_tables("stories"), list(OVERRIDES))
+        report = start_supervisor({"name": "beside", "spec": spec.model_dump(mode="json")})
+        run, supervisor = RunDir(Path(report.path)), psutil.Process(report.pid)
+        try:
+            measure(run, pairs)
+        finally:
+            supervisor.kill()
+            kill_run_processes(run)
+            with open_worker(idle_seconds=1) as worker:
+                psutil.Process(worker.ping()).terminate()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
