@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,18 +12,28 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
 from textual.screen import Screen
 
 from trainer_daemon.contract.errors import LlmctlError
+from tui.clipboard import fitting, is_in_tmux, osc52
 from tui.ink import THEMES
+from tui.meter import Meter, metered
 from tui.screen_diff import DiffedApp
 from tui.settings import DEFAULT_THEME, Settings, load_settings, remember_theme
 from tui.terminal import given_back, is_remote
 from tui.widgets.lines import Lines
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from textual.driver import Driver
+
     from trainer_daemon.contract.rundir import RunDir
     from tui.feed import FeedOpener
+
+
+UNLISTED = {"pane.escape", "prompt.earlier", "prompt.later", "prompt.leave"}
+"""Keys that make no sense as a command of the palette."""
 
 
 class Cockpit(DiffedApp[None]):
@@ -50,6 +60,7 @@ class Cockpit(DiffedApp[None]):
     ) -> None:
         """`run`: the one to show first; None opens the list of runs. `open_feed`: where its records come from.
         `is_read_only`: nothing is sent to a run and nothing is changed on disk."""
+        self.meter = Meter()
         super().__init__()
         self._is_read_only = is_read_only
         self.settings = settings or Settings()
@@ -99,13 +110,41 @@ class Cockpit(DiffedApp[None]):
         if self._running_loop is not None:
             self._running_loop.call_soon_threadsafe(self.exit)
 
+    def get_driver_class(self) -> type[Driver]:
+        return metered(super().get_driver_class(), self.meter)
+
+    def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
+        self.meter.frames += renderable is not None
+        super()._display(screen, renderable)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Textual's own way, and what tmux and a size limit ask for besides."""
+        fits = fitting(text)
+        self._clipboard = fits
+        if self._driver is not None:
+            self._driver.write(osc52(fits, in_tmux=is_in_tmux()))
+
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette offers what the keys do, and Textual's own commands."""
-        for binding in screen.BINDINGS:
-            if isinstance(binding, Binding) and binding.tooltip and binding.id != "pane.escape":
-                action = partial(screen.run_action, binding.action)
+        """The palette offers whatever a key does now, and Textual's own commands."""
+        seen: set[str] = set()
+        for node in _with_keys(screen):
+            for binding in node.BINDINGS:
+                if not isinstance(binding, Binding) or not binding.tooltip or binding.id in seen | UNLISTED:
+                    continue
+                seen.add(binding.id or "")
+                action = partial(self.run_action, binding.action, default_namespace=node)
                 yield SystemCommand(binding.description.capitalize(), binding.tooltip, action)
         yield from super().get_system_commands(screen)
+
+
+def _with_keys(screen: Screen[object]) -> Iterator[DOMNode]:
+    """Whose keys work now: what has the focus and what it lies in, then the first of each kind that is in sight."""
+    focused = screen.focused
+    if focused is not None:
+        yield from focused.ancestors_with_self
+    yield screen
+    yield screen.app
+    yield from (widget for widget in screen.query("*") if widget.is_on_screen)
 
 
 def run_cockpit(run: RunDir | None = None, *, is_read_only: bool = False) -> None:

@@ -130,6 +130,8 @@ class DiffedApp(App[ReturnType]):
     """An App whose frames carry changed cells only."""
 
     IS_DIFFED: ClassVar[bool] = is_supported()
+    is_diffing = True
+    """Off, frames are sent as Textual makes them: to compare."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "ctrl+l",
@@ -157,7 +159,7 @@ class DiffedApp(App[ReturnType]):
         self.refresh()
 
     def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
-        if not self.IS_DIFFED or renderable is None:
+        if not (self.IS_DIFFED and self.is_diffing) or renderable is None:
             super()._display(screen, renderable)
         elif isinstance(renderable, LayoutUpdate | ChopsUpdate) and not self.is_inline:
             super()._display(screen, DiffedUpdate(renderable, self._shown))  # type: ignore[arg-type]  # render_segments is all it needs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.tui.terminal import PtyProcess
+from tui.settings import settings_file
 
 if TYPE_CHECKING:
     from tests.tui.conftest import Runs
@@ -97,12 +99,44 @@ def test_leaving_gives_the_terminal_back(terminals: list[Terminal], key: bytes) 
     terminal.assert_given_back()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_gives_the_terminal_back(terminals: list[Terminal], number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)],  # SIGINT leaves as ctrl+c does
+)
+def test_a_signal_gives_the_terminal_back(
+    terminals: list[Terminal], number: signal.Signals, code: int
+) -> None:
     terminal = opened(terminals, WATCH)
     terminal.wait_for("completed")
     terminal.process.send_signal(number)
-    assert terminal.wait_for_end() == 128 + number
+    assert terminal.wait_for_end() == code
+    terminal.assert_given_back()
+
+
+def test_a_signal_takes_the_mouse_back_too(terminals: list[Terminal]) -> None:
+    settings = settings_file()
+    settings.write_text("mouse = true\n")
+    terminal = opened(terminals, WATCH)
+    terminal.wait_for("completed")
+    assert b"\x1b[?1000h" in terminal.sent
+    terminal.process.send_signal(signal.SIGHUP)
+    assert terminal.wait_for_end() == 128 + signal.SIGHUP
+    terminal.assert_given_back()
+
+
+def test_a_copy_and_the_bytes_that_are_sent_reach_the_terminal(terminals: list[Terminal]) -> None:
+    terminal = opened(terminals, WATCH)
+    terminal.wait_for("completed")
+    terminal.wait_for("detach")
+    os.write(terminal.main, b"Y")
+    terminal.wait_for("\x1b]52;c;")
+    os.write(terminal.main, b"D")
+    terminal.wait_for("frames/s")
+    written = re.search(rb"([\d,]+) B/s", terminal.sent)
+    assert written is not None
+    assert int(written[1].replace(b",", b"")) > 0
+    os.write(terminal.main, b"q")
+    assert terminal.wait_for_end() == 0
     terminal.assert_given_back()
 
 

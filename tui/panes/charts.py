@@ -273,6 +273,10 @@ class ChartsPane(Pane):
         title = Text.assemble(("sample  ", ink.muted), sample_title(sample, ink))
         box.show([title, *(lines[:room] if sample.is_done else lines[-room:])])
 
+    def to_copy(self, state: RunState) -> tuple[str, str]:
+        lines = [line.plain.rstrip() for line in readings(state, 1000, palette_of(self.app))]
+        return "the figures", f"{state.status.name}, step {state.status.step}\n\n" + "\n".join(lines) + "\n"
+
     def turn(self, pages: int) -> None:
         self.query_one(ChartGrid).turn(pages)
 

@@ -97,11 +97,22 @@ class CheckpointsPane(Pane):
         headings = [*(Text(name, justify="right") for name in FIGURES), Text()]
         self.query_one(Table).fill(headings, rows)
 
-    def action_wish(self, act: Act) -> None:
+    @property
+    def _under_cursor(self) -> str | None:
         table = self.query_one(Table)
-        if table.row_count:
-            key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key
-            self.post_message(self.Wanted(act, key.value or ""))
+        if not table.row_count:
+            return None
+        return table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+
+    def action_wish(self, act: Act) -> None:
+        if (path := self._under_cursor) is not None:
+            self.post_message(self.Wanted(act, path))
+
+    def to_copy(self, state: RunState) -> tuple[str, str] | None:
+        checkpoint = state.checkpoints.get(self._under_cursor or "")
+        if checkpoint is None:
+            return None
+        return "a command", f'llmctl sample {state.status.name}@{checkpoint.step} "Once upon a time"'
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if event.row_key.value is not None:

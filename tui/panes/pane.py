@@ -25,6 +25,10 @@ class Pane(Container):
         """What gets the keys when it comes into sight."""
         return next((w for w in self.query("*") if w.can_focus and w.display), None)
 
+    def to_copy(self, state: RunState) -> tuple[str, str] | None:  # noqa: ARG002
+        """(what it is, the text) for the clipboard; None where the view has nothing of its own to give."""
+        return None
+
     def turn(self, pages: int) -> None:
         """Go `pages` on, where the view has pages."""
 

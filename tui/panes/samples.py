@@ -23,6 +23,12 @@ class SamplesPane(Pane):
     def compose(self) -> ComposeResult:
         yield Transcript(id="samples-text")
 
+    def to_copy(self, state: RunState) -> tuple[str, str] | None:
+        if not state.samples:
+            return None
+        sample = state.samples[-1]
+        return "the newest sample", sample.prompt + sample.text
+
     def draw(self, state: RunState, changed: set[Area]) -> None:
         if "samples" in changed:
             ink = palette_of(self.app)

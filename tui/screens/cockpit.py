@@ -9,13 +9,14 @@ drawn that did not change, and no frame is begun while the terminal still takes 
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
 from trainer_daemon.contract.errors import LlmctlError, did_you_mean
@@ -27,6 +28,7 @@ from tui import headline
 from tui.asking import Asking, Sampling
 from tui.chart.symbols import SYMBOLS
 from tui.chart.widget import Chart
+from tui.clipboard import fitting
 from tui.errands import Errand
 from tui.feed import FeedOpener, LinkState, Watch, place_of
 from tui.ink import SKY, hue, palette_of
@@ -41,6 +43,7 @@ from tui.run_state import Area, Checkpoint, RunState
 from tui.screens import checkpoint_acts
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help, Section
+from tui.screens.jump import Jump
 from tui.screens.talk import TalkScreen
 from tui.screens.type_in import TypeIn
 from tui.settings import Settings
@@ -49,6 +52,9 @@ from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
 from tui.widgets.transcript import Transcript
 from tui.wording import count
+
+if TYPE_CHECKING:
+    from tui.app import Cockpit
 
 TICK_SECONDS = 1 / 20
 FRAME_SECONDS, REMOTE_FRAME_SECONDS = 1 / 10, 1 / 4
@@ -89,6 +95,7 @@ class CockpitScreen(Screen[None]):
     CockpitScreen #banner { height: auto; max-height: 5; }
     CockpitScreen #panes { height: 1fr; }
     CockpitScreen #keys { height: 1; }
+    CockpitScreen #meter { height: 1; display: none; background: $surface; }
     CockpitScreen DataTable, CockpitScreen DataTable:focus { background-tint: $background 0%; }
     CockpitScreen DataTable { background: $background; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }
     CockpitScreen DataTable > .datatable--header { background: $background; color: $text-muted; text-style: none; }
@@ -149,6 +156,38 @@ class CockpitScreen(Screen[None]):
             tooltip="Next charts or log",
             show=False,
         ),
+        Binding(
+            "Y",
+            "copy",
+            "Copy",
+            id="app.copy",
+            tooltip="What is selected, else figures, sample or command, to your terminal's clipboard (OSC 52)",
+            show=False,
+        ),
+        Binding(
+            "semicolon",
+            "jump",
+            "Jump",
+            id="app.jump",
+            tooltip="A letter on everything that can have the keys",
+            show=False,
+        ),
+        Binding(
+            "D",
+            "meter",
+            "Meter",
+            id="app.meter",
+            tooltip="Bytes, frames and processor time of this cockpit",
+            show=False,
+        ),
+        Binding(
+            "ctrl+d",
+            "differ",
+            "Differ",
+            id="app.differ",
+            tooltip="Send changed cells only, or what Textual sends",
+            show=False,
+        ),
         Binding("question_mark", "help", "help", id="app.help", tooltip="All keys"),
         Binding("escape", "go_back", "Back", id="pane.escape", tooltip="Out of what was entered", show=False),
     ]
@@ -185,6 +224,7 @@ class CockpitScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Lines([Text()], id="headline")
+        yield Lines(id="meter")
         yield Lines(id="banner")
         with ContentSwitcher(initial="charts", id="panes"):
             yield ChartsPane(id="charts")
@@ -200,6 +240,7 @@ class CockpitScreen(Screen[None]):
             return  # the reader left while this was being put together, and nothing is composed any more
         self.app.theme_changed_signal.subscribe(self, lambda _: self._redraw_all())
         self.set_interval(TICK_SECONDS, self._tick)
+        self.set_interval(CLOCK_SECONDS, self._read_meter)
         self._warn_of_unknown_keys()
         for chart in self.query_one(ChartGrid).charts:
             chart.symbols = self._symbols
@@ -396,7 +437,60 @@ class CockpitScreen(Screen[None]):
             self.action_show_pane("charts")
 
     def action_help(self) -> None:
-        self.app.push_screen(Help(key_sections()))
+        """What has the keys now comes first."""
+        chain = self.focused.ancestors_with_self if self.focused else [self]
+
+        def is_elsewhere(section: Section) -> bool:
+            return not any(isinstance(node, section[1]) for node in chain if node not in (self, self.app))
+
+        self.app.push_screen(Help(sorted(key_sections(), key=is_elsewhere)))
+
+    def action_copy(self) -> None:
+        selected = self.get_selected_text()
+        mine = ("the selection", selected) if selected else self.pane.to_copy(self.state)
+        what, text = mine or ("a command", f"llmctl attach {self.state.status.name}")
+        text = printable(text)
+        self.app.copy_to_clipboard(text)
+        kept = len(fitting(text))
+        self._say(
+            f"copied {what}: {count(kept)} characters"
+            + (f" of {count(len(text))}, a terminal takes no more" if kept < len(text) else ""),
+            "information",
+        )
+
+    def action_jump(self) -> None:
+        targets = [w for w in self.query("*") if w.focusable and w.is_on_screen and w.region.area]
+        self.app.push_screen(Jump(targets), self._jump_to)
+
+    def _jump_to(self, target: Widget | None) -> None:
+        if target is not None:
+            self.set_focus(target)
+
+    def action_meter(self) -> None:
+        meter = self._lines("meter")
+        meter.display = not meter.display
+        self._read_meter()
+
+    def action_differ(self) -> None:
+        app = self.cockpit
+        app.is_diffing = not app.is_diffing
+        app.action_repaint()
+        self._read_meter()
+
+    def _read_meter(self) -> None:
+        line = self._lines("meter")
+        if line.display:
+            app = self.cockpit
+            differ = "on" if app.IS_DIFFED and app.is_diffing else "off"
+            line.show([Text(f" {app.meter.read()}  differ {differ}", palette_of(self.app).muted)])
+
+    @property
+    def cockpit(self) -> "Cockpit":
+        """The app, as what it is."""
+        from tui.app import Cockpit
+
+        assert isinstance(self.app, Cockpit)
+        return self.app
 
     def _warn_of_unknown_keys(self) -> None:
         """The reader's own keys are given by id, and an id can be mistyped."""
