@@ -27,6 +27,7 @@ from trainer_daemon.contract.events import (
     Notice,
     PrepareProgress,
     RankExited,
+    RanksPaced,
     ReplicasCompared,
     Resumed,
     RunPlanned,
@@ -35,16 +36,18 @@ from trainer_daemon.contract.events import (
     SettingChanged,
     Stalled,
     StateChanged,
+    SystemSampled,
     TrainStep,
 )
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.status import RunStatus
 from trainer_daemon.contract.text import printable
 from tui.chart.axis import compact
+from tui.machine import Machine
 from tui.store import Ema, RunHistory
 from tui.wording import count, size
 
-Area = Literal["status", "curves", "checkpoints", "samples", "notes"]
+Area = Literal["status", "curves", "checkpoints", "samples", "notes", "system"]
 """What a batch of records can change; a widget draws again when its own area did."""
 Level = Literal["info", "good", "warning", "error"]
 
@@ -125,6 +128,7 @@ class RunState:
     def __init__(self, name: str) -> None:
         self.status = RunStatus(name=name)
         self.history = RunHistory()
+        self.machine = Machine()
         self.plan: RunPlanned | None = None
         self.attempt: AttemptStarted | None = None
         self.stages: dict[str, PrepareProgress] = {}
@@ -254,6 +258,12 @@ class RunState:
                 return self._take_command(event, wall)
             case CommandDone():
                 return self._take_answer(event, wall)
+            case RanksPaced():
+                self.machine.pace(event)
+                return {"system"}
+            case SystemSampled():
+                self.machine.look(event, wall)
+                return {"system"}
             case PrepareProgress():
                 self.stages[event.what] = event
                 return {"status"}

@@ -1,4 +1,4 @@
-"""The cockpit: one run in sight, five views of it, a prompt line, and the keys that command it.
+"""The cockpit: one run in sight, some views of it, a prompt line, and the keys that command it.
 
     Watch (thread) -> RunState (fold, a slice a tick) -> what changed -> the view in sight draws
 
@@ -39,6 +39,7 @@ from tui.panes.log import LogPane
 from tui.panes.pane import Pane
 from tui.panes.runs import QueryInput, RunsPane
 from tui.panes.samples import SamplesPane
+from tui.panes.system import SystemPane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens import checkpoint_acts
 from tui.screens.confirm import Confirm
@@ -61,14 +62,15 @@ FRAME_SECONDS, REMOTE_FRAME_SECONDS = 1 / 10, 1 / 4
 CLOCK_SECONDS = 1.0
 FOLD_SECONDS = 0.02
 """Of each tick, at most, while history is read: keys stay quick."""
-ALL_AREAS: frozenset[Area] = frozenset({"status", "curves", "checkpoints", "samples", "notes"})
-PANES = ("charts", "samples", "checkpoints", "log", "runs")
+ALL_AREAS: frozenset[Area] = frozenset({"status", "curves", "checkpoints", "samples", "notes", "system"})
+PANES = ("charts", "samples", "checkpoints", "log", "runs", "system")
 PANE_TOOLTIPS = (
     "Curves and figures",
     "What the model writes",
     "What is saved, and how good it is",
     "What happened, and what the processes printed",
     "All runs on this machine",
+    "Ranks and devices: where a step's time goes, and who is slow",
 )
 
 
@@ -232,6 +234,7 @@ class CockpitScreen(Screen[None]):
             yield CheckpointsPane(id="checkpoints")
             yield LogPane(id="log")
             yield RunsPane(id="runs")
+            yield SystemPane(id="system")
         yield PromptLine()
         yield Lines([Text()], id="keys")
 
@@ -244,6 +247,7 @@ class CockpitScreen(Screen[None]):
         self._warn_of_unknown_keys()
         for chart in self.query_one(ChartGrid).charts:
             chart.symbols = self._symbols
+        self.query_one(SystemPane).symbols = self._symbols
         if self._first_run is None:
             self.action_show_pane("runs")
         else:
@@ -377,16 +381,17 @@ class CockpitScreen(Screen[None]):
         return self.query_one(f"#{name}", Lines)
 
     def _keys_line(self, width: int) -> Text:
-        """The views, the one in sight lit; then as many keys as fit, help and detach always among them."""
+        """The views, the one in sight lit, and where there is little room the others only numbered; then as many keys as
+        fit, help and detach always among them."""
         ink = palette_of(self.app)
         current = self.query_one("#panes", ContentSwitcher).current
         is_narrow = width < 100
         line = Text(" ")
         for number, name in enumerate(PANES, 1):
-            word = "saved" if is_narrow and name == "checkpoints" else name
             line.append(f"{number} ", hue(ink, SKY))
-            line.append(word, ink.title if name == current else ink.muted)
-            line.append(" " if is_narrow else "  ")
+            if name == current or not is_narrow:
+                line.append(name, ink.title if name == current else ink.muted)
+                line.append(" " if is_narrow else "  ")
         hints = list(self.pane.HINTS)
         if not hints and self.is_read_only:
             hints = [("/", "ask")]
