@@ -48,6 +48,7 @@ bench: $(STAMP) ## measure, as ratios within one run
 	$(BIN)/python -m tests.bench.training_step
 	$(BIN)/python -m tests.bench.optimizer_step 7
 	$(BIN)/python -m tests.bench.writing
+	$(BIN)/python -m tests.bench.beside_training
 	$(BIN)/python -m tests.bench.data_rates
 	$(BIN)/python -m tests.bench.watching
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check textual-plotext # to stand beside, where there is a network

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,8 +11,8 @@ if TYPE_CHECKING:
 
 LIVE_SECONDS = 600.0
 """Longest wait for the model in training: it writes at a step boundary, behind whatever was asked before."""
-LIVE_FIELDS = ("prompt", "max_tokens", "temperature", "top_k", "seed")
-"""What a training run lets be chosen."""
+NOT_LIVE = ("messages", "logprobs")
+"""Of a request: what a run in training neither takes nor reports."""
 
 
 def find_live_run(reference: str) -> "RunDir":
@@ -31,13 +32,10 @@ class LiveText:
     def __init__(self, run: "RunDir", request: "Generation") -> None:
         """Raises SpecError for a request with what a training run does not offer."""
         from trainer_daemon.contract.errors import SpecError
-        from trainer_daemon.contract.generation import Generation
 
-        plain = Generation(**{name: getattr(request, name) for name in LIVE_FIELDS})
-        if plain != request:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in LIVE_FIELDS[1:])
+        if request.logprobs is not None:
             raise SpecError(
-                f"the model in training is asked with {names} alone; save a checkpoint for the rest"
+                f"--logprobs: the model in training does not report them; save a checkpoint: llmctl save {run.name}"
             )
         self._run = run
         self._request = request
@@ -56,14 +54,17 @@ class LiveText:
         from trainer_daemon.link.client import send_command
 
         run, status = self._run, observe(self._run)
-        request_id = send_command(run, "sample", {name: getattr(self._request, name) for name in LIVE_FIELDS})
+        arguments = {name: value for name, value in asdict(self._request).items() if name not in NOT_LIVE}
+        request_id = send_command(run, "sample", arguments)
         for record in follow(run, status, until=time.monotonic() + LIVE_SECONDS):
             match record.event if record is not None else None:
                 case SampleChunk(request_id=asked, text=text) if asked == request_id:
                     yield Piece(text, 0, done=False, finish_reason=None)
                 case Sampled(request_id=asked) as done if asked == request_id:
                     self.step, self.pause_seconds = done.step, done.seconds
-                    yield Piece("", done.tokens, done=True, finish_reason=done.finish_reason)
+                    yield Piece(
+                        "", done.tokens, done=True, finish_reason=done.finish_reason, forgotten=done.forgotten
+                    )
                     return
                 case CommandDone(request_id=asked, ok=False, message=message) if asked == request_id:
                     raise RefusedError(f"{run.name}: {message}; see: llmctl events {run.name}")

@@ -34,6 +34,8 @@ class Answer:
     """RUN@STEP"""
     prompt: str
     device: str | None = None
+    is_chat: bool = False
+    """The prompt is a question, the text its answer; else the text goes on where the prompt ends."""
     tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     forgotten: int = 0

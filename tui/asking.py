@@ -1,6 +1,6 @@
-"""Asking a model for text: how it is asked, and the thread that streams the answer of a stored checkpoint.
+"""Asking a model for text: how it is asked, and the threads that stream answers of stored checkpoints.
 
-The thread is a daemon thread of our own and not one of Textual's workers: those are joined when the app ends, and a
+They are daemon threads of our own and not Textual's workers: those are joined when the app ends, and a
 worker process that loads a large checkpoint may be silent for a minute. Whoever quits does not wait for it.
 """
 
@@ -11,11 +11,17 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from trainer_daemon.contract.errors import LlmctlError
-from trainer_daemon.contract.events import Event, SampleChunk, Sampled
-from trainer_daemon.contract.generation import Generation, Piece
+from trainer_daemon.contract.events import Event, Notice, SampleChunk, Sampled
+from trainer_daemon.contract.generation import Generation, Message, Piece
+
+if TYPE_CHECKING:
+    from trainer_daemon.link.inference import Loaded
+
+Told = TypeVar("Told")
+"""What comes back of a question, bit by bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +75,14 @@ class Sampling:
         return " ".join(words)
 
 
-class Asking(threading.Thread):
-    """One question to a stored checkpoint. `take` gives what it wrote since, as the events a live run would report."""
+class Question(threading.Thread, Generic[Told]):
+    """Something asked of the inference worker; what comes back waits to be taken."""
 
-    def __init__(self, checkpoint: Path, step: int, request_id: str, arguments: dict[str, Any]) -> None:
-        super().__init__(name=f"ask {checkpoint.name}", daemon=True)
-        self.request_id = request_id
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
         self.error: str | None = None
         """Why there is no text, or no more of it."""
-        self._checkpoint = checkpoint
-        self._step = step
-        self._arguments = arguments
-        self._outbox: deque[Event] = deque()
+        self._outbox: deque[Told] = deque()
         self._stopping = threading.Event()
 
     @property
@@ -88,7 +90,8 @@ class Asking(threading.Thread):
         """Nothing more will come, and all of it was taken."""
         return not self.is_alive() and not self._outbox
 
-    def take(self) -> list[Event]:
+    def take(self) -> list[Told]:
+        """What came since."""
         return [self._outbox.popleft() for _ in range(len(self._outbox))]
 
     def stop(self) -> None:
@@ -97,27 +100,46 @@ class Asking(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._stream()
+            self._ask()
         except (LlmctlError, OSError) as e:
             self.error = str(e)
         except Exception as e:  # noqa: BLE001  a thread has nobody to raise to: the reader sees what it was
             self.error = f"{type(e).__name__}: {e}"
 
-    def _stream(self) -> None:
+    def _ask(self) -> None:
+        """Ask, and put what comes into the outbox until it has all come or `_stopping` is set."""
+        raise NotImplementedError
+
+
+class Asking(Question[Event]):
+    """One question to a stored checkpoint, answered in the events that a live run would report."""
+
+    def __init__(self, checkpoint: Path, step: int, request_id: str, arguments: dict[str, Any]) -> None:
+        super().__init__(f"ask {checkpoint.name}")
+        self.request_id = request_id
+        self._checkpoint = checkpoint
+        self._step = step
+        self._arguments = arguments
+
+    def _ask(self) -> None:
         from trainer_daemon.link.inference import open_worker  # zmq: not before it is needed
 
         request = Generation(**self._arguments)
         written: list[str] = []
         last: Piece | None = None
         with open_worker() as worker:
+            loaded = worker.open(self._checkpoint)
+            self._outbox.extend(Notice("info", notice) for notice in loaded.notices)
+            if loaded.is_chat:
+                written.append("\n")  # between the question and its answer
+                self._outbox.append(SampleChunk(self.request_id, "\n"))
             began = time.monotonic()
-            pieces = worker.generate(self._checkpoint, request)
-            for last in pieces:
-                written.append(last.text)
-                self._outbox.append(SampleChunk(self.request_id, last.text))
-                if self._stopping.is_set():
-                    break
-            pieces.close()
+            with closing(worker.generate(self._checkpoint, addressed(request, loaded))) as pieces:
+                for last in pieces:
+                    written.append(last.text)
+                    self._outbox.append(SampleChunk(self.request_id, last.text))
+                    if self._stopping.is_set():
+                        break
         self._outbox.append(
             Sampled(
                 step=self._step,
@@ -134,50 +156,37 @@ class Asking(threading.Thread):
         )
 
 
-class Comparing(threading.Thread):
-    """One prompt to one or two stored checkpoints at once, with the likeliest alternatives of each token."""
+class Comparing(Question["tuple[int, Loaded | Piece, float]"]):
+    """One prompt to one or two stored checkpoints at once, with the likeliest alternatives of each token.
+
+    Told is (place of the checkpoint, what is known of it or a piece of its text, seconds since it was asked).
+    """
 
     def __init__(self, checkpoints: Sequence[Path], request: Generation) -> None:
-        super().__init__(name="compare", daemon=True)
-        self.error: str | None = None
-        """Why there is no text, or no more of it."""
+        super().__init__("compare")
         self._checkpoints = checkpoints
         self._request = request
-        self._outbox: deque[tuple[int, str | Piece, float]] = deque()
-        self._stopping = threading.Event()
 
-    @property
-    def is_over(self) -> bool:
-        """Nothing more will come, and all of it was taken."""
-        return not self.is_alive() and not self._outbox
-
-    def take(self) -> list[tuple[int, str | Piece, float]]:
-        """What came: (place of the checkpoint, its device in words or a piece of its text, seconds since it was asked)."""
-        return [self._outbox.popleft() for _ in range(len(self._outbox))]
-
-    def stop(self) -> None:
-        """Have the worker write no more."""
-        self._stopping.set()
-
-    def run(self) -> None:
-        try:
-            self._stream()
-        except (LlmctlError, OSError) as e:
-            self.error = str(e)
-        except Exception as e:  # noqa: BLE001  a thread has nobody to raise to: the reader sees what it was
-            self.error = f"{type(e).__name__}: {e}"
-
-    def _stream(self) -> None:
+    def _ask(self) -> None:
         from trainer_daemon.link.inference import open_worker  # zmq: not before it is needed
 
         begun = time.monotonic()
+        wanted = []
         with open_worker() as worker:
             for place, checkpoint in enumerate(self._checkpoints):
-                self._outbox.append((place, worker.open(checkpoint).device, time.monotonic() - begun))
+                loaded = worker.open(checkpoint)
+                wanted.append((checkpoint, addressed(self._request, loaded)))
+                self._outbox.append((place, loaded, time.monotonic() - begun))
             asked = time.monotonic()
-            wanted = [(checkpoint, self._request) for checkpoint in self._checkpoints]
             with closing(worker.generate_together(wanted)) as pieces:
                 for place, piece in pieces:
                     self._outbox.append((place, piece, time.monotonic() - asked))
                     if self._stopping.is_set():
                         break
+
+
+def addressed(request: Generation, loaded: "Loaded") -> Generation:
+    """The request as this model takes it: one that was trained on conversations answers the prompt."""
+    if not loaded.is_chat:
+        return request
+    return replace(request, prompt="", messages=(Message("user", request.prompt),))

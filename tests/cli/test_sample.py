@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from cli.generation import Completion, in_order, tokens_per_second
+from cli.live import LiveText
 from cli.sample import Answer
 from tests.cli.conftest import Llmctl, add_checkpoint, completed_run
 from tests.cli.parrot import CHAT_STEP, Parrot
-from trainer_daemon.contract.generation import Piece
+from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.generation import Generation, Piece
 from trainer_daemon.contract.rundir import find_run
 
 
@@ -132,6 +134,7 @@ def test_what_the_worker_refuses_is_said(llmctl: Llmctl, parrot: Parrot) -> None
         (("done@11", "a"), 3, "the nearest is done@10"),
         (("done@10", "a", "--live"), 2, "give the run alone: done"),
         (("done", "a", "--live"), 6, "is not training now"),
+        (("done", "a", "--live", "--top-p", "0.5", "--stop", "x"), 6, "is not training now"),
         (("done", "a", "--live", "--versus", "done@10"), 2, "--versus compares checkpoints"),
     ],
 )
@@ -141,6 +144,11 @@ def test_what_makes_no_sense_is_refused_before_a_worker_is_asked(
     refused = llmctl("sample", *arguments)
     assert (refused.code, refused.out) == (code, "")
     assert words in refused.err
+
+
+def test_what_the_model_in_training_does_not_report_is_refused_by_name(home: Path) -> None:
+    with pytest.raises(SpecError, match=r"^--logprobs: the model in training does not report them"):
+        LiveText(completed_run(), Generation(prompt="a", logprobs=1))
 
 
 def test_texts_that_come_at_once_are_shown_in_their_order() -> None:

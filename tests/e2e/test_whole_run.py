@@ -11,7 +11,9 @@ import pytest
 
 from tests.e2e.conftest import Runs
 from tests.supervisor.conftest import follow, kill_and_wait, state_is, watch
+from tests.workers import end_workers
 from trainer_daemon.contract.events import (
+    CheckpointSaved,
     CommandDone,
     RankExited,
     SampleChunk,
@@ -19,11 +21,13 @@ from trainer_daemon.contract.events import (
     StateChanged,
     TrainStep,
 )
+from trainer_daemon.contract.generation import Generation
 from trainer_daemon.contract.journal import Record, read_all
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.status import observe
 from trainer_daemon.engine.checkpoint.store import sha256_of
 from trainer_daemon.link.client import Feed, send_command
+from trainer_daemon.link.inference import open_worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(300)]
 
@@ -128,6 +132,35 @@ def test_when_everything_dies_at_once_the_run_reads_as_crashed_and_resumes_to_th
         runs.resume(run)
         follow(feed, state_is("completed", attempt=2), 120)
     assert final_hashes(run) == final_hashes(undisturbed)
+
+
+def test_whoever_talks_to_a_runs_checkpoint_while_it_trains_changes_nothing_in_it(
+    runs: Runs, tmp_path: Path
+) -> None:
+    all_kept = (*LONG, "checkpoint.keep_last=20")
+    undisturbed = runs.train("undisturbed", *all_kept)
+    watch(undisturbed, state_is("completed"), 120)
+    run = runs.train("overheard", *all_kept)
+    try:
+        with Feed(run) as feed, open_worker() as worker:
+            follow(feed, lambda r: isinstance(r.event, CheckpointSaved), 120)
+            checkpoint = run.checkpoints / "step-00000040"
+            before, texts = sorted(path.name for path in checkpoint.iterdir()), 0
+            while not run_has_ended(run):
+                request = Generation(prompt="Once", max_tokens=24, seed=texts)
+                assert list(worker.generate(checkpoint, request))[-1].tokens > 0
+                texts += 1
+            assert texts > 1, "the run was over before anybody talked to it"
+            assert sorted(path.name for path in checkpoint.iterdir()) == before
+            follow(feed, state_is("completed"), 120)
+    finally:
+        end_workers(tmp_path / "home")
+    assert final_hashes(run) == final_hashes(undisturbed)
+    assert sequence_is_whole(run)
+
+
+def run_has_ended(run: RunDir) -> bool:
+    return observe(run).state in {"completed", "failed", "crashed"}
 
 
 def test_a_stopped_run_resumes_bit_for_bit_and_a_paused_one_idles(runs: Runs) -> None:

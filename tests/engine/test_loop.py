@@ -196,6 +196,27 @@ def test_what_is_done_on_request_does_not_change_the_training(home: Path, tmp_pa
     assert disturbed.losses == whole.losses
 
 
+def test_a_live_sample_takes_every_setting_that_a_stored_one_takes(home: Path, tmp_path: Path) -> None:
+    plain = {"prompt": "Once", "max_tokens": 60, "temperature": 1.0, "top_k": None, "seed": 5}
+    settings = {"min_p": 0.1, "top_p": 0.9, "repetition_penalty": 1.3, "stop": ["zzz"], "overflow": "slide"}
+    long = {**plain, "prompt": "One day the fox " * 20, "overflow": "refuse"}
+    asked = [
+        Command("a", "sample", plain),
+        Command("b", "sample", {**plain, **settings}),
+        Command("c", "sample", long),
+    ]
+    seen = Recorder({4: asked})
+    run_tiny(tiny_spec("sample.every=off"), home, seen, tmp_path / "run")
+    first, second = seen.of(Sampled)
+    assert first.text != second.text
+    assert (second.min_p, second.top_p, second.repetition_penalty) == (0.1, 0.9, 1.3)
+    assert (second.stop, second.forgotten > 0) == (("zzz",), True), "it outgrew the context of 32 and said so"
+    answers = {e.request_id: (e.ok, e.message) for e in seen.of(CommandDone)}
+    assert answers["b"] == (True, "sampled")
+    assert not answers["c"][0]
+    assert "tokens and the context 32" in answers["c"][1]
+
+
 class Meddler(Recorder):
     """Does something between two steps, as the world outside may."""
 

@@ -96,6 +96,17 @@ def test_a_client_that_dies_mid_stream_frees_its_row(checkpoint: Path) -> None:
         assert text_of(worker, checkpoint, GREEDY) == expected
 
 
+def test_a_checkpoint_that_is_thinned_out_while_one_talks_to_it_answers_on(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    thinned = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, thinned)
+    with open_worker() as worker:
+        expected = text_of(worker, thinned, GREEDY)
+        shutil.rmtree(thinned)
+        assert text_of(worker, thinned, GREEDY) == expected
+
+
 @pytest.mark.slow
 def test_a_worker_that_nobody_asks_ends_and_a_killed_one_is_noticed_and_replaced(
     checkpoint: Path, home: Path

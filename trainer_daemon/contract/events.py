@@ -159,7 +159,7 @@ class Command(Event):
     request_id: str
     name: CommandName
     arguments: dict[str, Any]
-    """For `sample`: prompt, max_tokens, temperature, top_k, seed, always all of them. For `stop`: even_unsaved, whether
+    """For `sample`: the fields of a `Generation` but messages and logprobs. For `stop`: even_unsaved, whether
     to end when the checkpoint cannot be written; without it the ranks then train on. For `set`: key, value. Otherwise
     empty."""
     deadline: float | None = None
@@ -418,6 +418,13 @@ class Sampled(Event):
     """What it cost the training, wall time."""
     request_id: str | None
     """Who asked; None for the scheduled ones."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] | list[str] = ()
+    """Strings before which the text was to end; a list where JSON brought it."""
+    forgotten: int = 0
+    """Tokens of the beginning that the model no longer read at the end, because the context was full."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,8 +294,11 @@ def write_scheduled_samples(job: Job) -> None:
         )
 
 
-def write_sample(job: Job, request: Generation, request_id: str | None = None) -> bool:
-    """One sample from the model in training, sent on in chunks when someone asked for it. The main rank only."""
+def write_sample(job: Job, request: Generation, request_id: str | None = None) -> str | None:
+    """One sample from the model in training, sent on in chunks when someone asked for it. The main rank only.
+
+    Returns why there is none, which is an event as well; None where there is one.
+    """
     with job.phase("sampling"):
         started = last_sent = time.perf_counter()
         text, unsent, last = "", "", Piece("", 0, done=True, finish_reason="length")
@@ -308,7 +311,7 @@ def write_sample(job: Job, request: Generation, request_id: str | None = None) -
         except Exception as e:  # noqa: BLE001  # whatever a changed model raises, a sample never costs the run
             reason = str(e) if isinstance(e, LlmctlError) else f"{type(e).__name__}: {e}"
             job.emit(Notice("error", f"sampling at step {job.progress.step} failed: {reason}"))
-            return False
+            return reason
         if request_id and unsent:
             job.emit(SampleChunk(request_id, unsent))
         job.emit(
@@ -323,9 +326,14 @@ def write_sample(job: Job, request: Generation, request_id: str | None = None) -
                 seed=request.seed,
                 seconds=time.perf_counter() - started,
                 request_id=request_id,
+                top_p=request.top_p,
+                min_p=request.min_p,
+                repetition_penalty=request.repetition_penalty,
+                stop=request.stop,
+                forgotten=last.forgotten,
             )
         )
-    return True
+    return None
 
 
 def _present_decoder(job: Job) -> Decoder | UncachedDecoder:
@@ -391,7 +399,7 @@ def obey(job: Job) -> Finished | None:
             case "set":
                 ok, message = change_setting(job, **command.arguments)
             case "sample":
-                ok, message = _sample_on_request(job, command), "sampled"
+                ok, message = _sample_on_request(job, command)
         job.emit(CommandDone(command.request_id, command.name, ok, message))
 
 
@@ -415,13 +423,15 @@ def _next_in_time(job: Job) -> Command | None:
     return command
 
 
-def _sample_on_request(job: Job, command: Command) -> bool:
-    """The main rank writes; the others meet it again in the next announcement."""
+def _sample_on_request(job: Job, command: Command) -> tuple[bool, str]:
+    """The main rank writes; the others meet it again in the next announcement. Whether it did, and a sentence about it."""
     if not job.ranks.is_main:
-        return True
+        return True, "sampled"
     try:
-        request = Generation(**command.arguments)
+        arguments = command.arguments
+        request = Generation(**{**arguments, "stop": tuple(arguments.get("stop", ()))})
     except LlmctlError as e:
         job.emit(Notice("error", f"sampling at step {job.progress.step} failed: {e}"))
-        return False
-    return write_sample(job, request, command.request_id)
+        return False, str(e)
+    reason = write_sample(job, request, command.request_id)
+    return reason is None, reason or "sampled"

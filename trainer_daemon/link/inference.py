@@ -192,14 +192,27 @@ class InferenceServer(Closing):
             case "ping":
                 self._send(asker, {"pid": os.getpid()})
             case "open":
-                self._want(asker, _key_of(request.args), None)
+                self._want(asker, self._find(request.args), None)
             case "generate":
                 generation = msgspec.convert(request.args.get("request"), Generation)
-                self._want(asker, _key_of(request.args), generation)
+                self._want(asker, self._find(request.args), generation)
             case "cancel":
                 self._cancel((asker[0], str(request.args.get("id"))))
             case _:
                 raise SpecError(f"an inference worker does not know what to do for {request.op}")
+
+    def _find(self, arguments: dict[str, Any]) -> Key:
+        """The checkpoint that is meant. Raises NotFoundError for none.
+
+        One that is loaded answers on when its folder is gone: a run that trains thins out its checkpoints.
+        """
+        try:
+            return _key_of(arguments)
+        except NotFoundError:
+            for key in reversed(self._writers):
+                if key[0] == str(arguments.get("checkpoint")):
+                    return key
+            raise
 
     def _want(self, asker: Asker, key: Key, generation: Generation | None) -> None:
         if key in self._writers:

@@ -11,6 +11,7 @@ import msgspec
 
 from trainer_daemon.contract.errors import RefusedError, SpecError, did_you_mean
 from trainer_daemon.contract.events import CommandName, State
+from trainer_daemon.contract.generation import Overflow
 from trainer_daemon.contract.settings import changed_spec
 from trainer_daemon.contract.spec import RunSpec
 
@@ -37,6 +38,11 @@ class SampleArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    stop: Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(max_length=16)] = ()
+    overflow: Overflow = "slide"
 
 
 class SetArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

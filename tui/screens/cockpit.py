@@ -212,6 +212,8 @@ class CockpitScreen(Screen[None]):
         self._watch: Watch | None = None
         self._stored: frozenset[str] | None = None
         self._asking: Asking | None = None
+        self._said: set[str] = set()
+        """Notices of the inference worker that the reader has had."""
         self._asked_count = 0
         self._target: str | None = None
         """Path of the checkpoint that answers; None: the model in training while there is one, else the best."""
@@ -331,7 +333,11 @@ class CockpitScreen(Screen[None]):
             self._changed.add("curves")
         if (asking := self._asking) is not None:
             for event in asking.take():
-                self._changed |= self.state.tell(event, time.time())
+                if not isinstance(event, Notice):
+                    self._changed |= self.state.tell(event, time.time())
+                elif event.text not in self._said:
+                    self._said.add(event.text)
+                    self._say(event.text, "information")
             if asking.is_over:
                 if asking.error is not None:
                     self._changed |= self.state.fail_sample(asking.request_id, asking.error)

@@ -116,14 +116,23 @@ class AnswerView(Vertical):
         if answer is None:
             self.query_one(TokenText).show([])
             return
-        key = (name, answer.prompt, len(answer.tokens), answer.is_over, answer.error, cursor, ink.title)
+        key = (
+            name,
+            answer.prompt,
+            answer.is_chat,
+            len(answer.tokens),
+            answer.is_over,
+            answer.error,
+            cursor,
+            ink.title,
+        )
         self.query_one(TokenText).show(
             [Block(key, partial(_layout, answer, cursor, ink, self.app.current_theme.dark))]
         )
 
 
 def _layout(answer: Answer, cursor: int | None, ink: Palette, is_dark: bool, width: int) -> list[Text]:
-    text = Text(printable(answer.prompt), ink.muted)
+    text = Text(printable(answer.prompt) + ("\n\n" if answer.is_chat else ""), ink.muted)
     for i, token in enumerate(answer.tokens):
         style = (
             Style.null() if token.choice is None else shade_style(shade(token.choice.logprob), ink, is_dark)
@@ -179,6 +188,8 @@ class TalkScreen(Screen[None]):
         self._asked_count = 0
         self._comparing: Comparing | None = None
         self._has_changed = True
+        self._said: set[str] = set()
+        """Notices of the worker that the reader has had."""
 
     def compose(self) -> ComposeResult:
         yield Lines([Text()], id="talk-title")
@@ -226,10 +237,14 @@ class TalkScreen(Screen[None]):
         if comparing is not None:
             for place, what, seconds in comparing.take():
                 self._has_changed = True
+                answer = self.answers[place]
                 if isinstance(what, Piece):
-                    self.answers[place].take(what, seconds)
-                else:
-                    self.answers[place].device = what
+                    answer.take(what, seconds)
+                    continue
+                answer.device, answer.is_chat = what.device, what.is_chat
+                for notice in set(what.notices) - self._said:
+                    self._said.add(notice)
+                    self.notify(notice, markup=False)
             if comparing.is_over:
                 for answer in self.answers:
                     if not answer.is_over:
