@@ -105,7 +105,18 @@ def test_sample_reaches_the_ranks_with_all_its_arguments(run: RunDir) -> None:
     assert command == Command(
         request_id,
         "sample",
-        {"prompt": "Once", "max_tokens": 64, "temperature": 0.0, "top_k": None, "seed": 5},
+        {
+            "prompt": "Once",
+            "max_tokens": 64,
+            "temperature": 0.0,
+            "top_k": None,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "stop": [],
+            "overflow": "slide",
+            "seed": 5,
+        },
     )
 
 
