@@ -4,7 +4,7 @@ from rich.style import Style
 from textual.app import App
 from textual.theme import Theme
 
-from tui.chart.palette import ANSI, DARK, LIGHT, Palette
+from tui.chart.palette import ANSI, CONTRAST, DARK, LIGHT, Palette
 
 SKY, ORANGE, GREEN, PINK, YELLOW, VERMILION = range(6)
 """Places in `Palette.lines`; ANSI has the same hues in the same places as far as it can."""
@@ -62,12 +62,12 @@ THEMES = (
     ),
     Theme(
         "llmctl-light",
-        primary="#0072b2",
-        secondary="#00805c",
-        accent="#0072b2",
-        warning="#c47f00",
-        error="#c24e00",
-        success="#00805c",
+        primary="#0068a3",
+        secondary="#007552",
+        accent="#0068a3",
+        warning="#8f5d00",
+        error="#b04600",
+        success="#007552",
         foreground="#2a2a2a",
         background="#f4f4f4",
         surface="#ebebeb",
@@ -81,6 +81,28 @@ THEMES = (
             "scrollbar-background-active": "#f4f4f4",
         },
     ),
+    Theme(
+        "llmctl-contrast",
+        primary="#7cc8ff",
+        secondary="#3fe0b0",
+        accent="#7cc8ff",
+        warning="#ffb733",
+        error="#ff9a6b",
+        success="#3fe0b0",
+        foreground="#ffffff",
+        background="#000000",
+        surface="#101010",
+        panel="#1c1c1c",
+        dark=True,
+        variables={
+            "text-muted": "#d0d0d0",
+            "block-cursor-background": "#004a80",
+            "scrollbar": "#d0d0d0",
+            "scrollbar-background": "#000000",
+            "scrollbar-background-hover": "#000000",
+            "scrollbar-background-active": "#000000",
+        },
+    ),
 )
 
 
@@ -88,6 +110,8 @@ def palette_of(app: App[object]) -> Palette:
     """The palette that the terminal and the theme allow."""
     if app.native_ansi_color or app.console.color_system in {None, "standard"}:
         return ANSI
+    if app.theme == "llmctl-contrast":
+        return CONTRAST
     return DARK if app.current_theme.dark else LIGHT
 
 
@@ -101,4 +125,4 @@ def trough(palette: Palette) -> Style:
     return Style(color=_TROUGHS.get(palette, "bright_black"))
 
 
-_TROUGHS = {DARK: "#3a3d40", LIGHT: "#c8c8c8"}
+_TROUGHS = {DARK: "#3a3d40", LIGHT: "#c8c8c8", CONTRAST: "#707070"}

@@ -21,10 +21,11 @@ from tui.chart import view as views
 from tui.chart.axis import Span
 from tui.chart.draw import GUTTER, Row, draw
 from tui.chart.figure import Figure
-from tui.chart.palette import ANSI, DARK, LIGHT, Palette
+from tui.chart.palette import Palette
 from tui.chart.scene import x_extent
 from tui.chart.symbols import BRAILLE, Symbols
 from tui.chart.view import Bounds, View
+from tui.ink import palette_of
 from tui.store import X_AXES, XAxis
 
 FigureSource = Callable[[XAxis, float], Figure]
@@ -190,8 +191,7 @@ class Chart(Widget, can_focus=True):
         raise AssertionError("drawn line by line")
 
     def _palette(self) -> Palette:
-        has_few_colours = self.app.native_ansi_color or self.app.console.color_system in {None, "standard"}
-        palette = ANSI if has_few_colours else DARK if self.app.current_theme.dark else LIGHT
+        palette = palette_of(self.app)
         if self.has_focus:
             return replace(palette, title=palette.title + Style(underline=True))
         return palette
