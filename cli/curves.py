@@ -14,6 +14,7 @@ import typer
 
 from cli.printing import count, number, on_terminal, out, out_json, say, table
 from cli.references import JsonOption, RunArgument, complete_run
+from cli.watch import WhereOption, rows_where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,26 +177,49 @@ def print_chart(figure: "Figure", view: "View", width: int, height: int, symbols
 # ---------------------------------------------------------------------------------------------- verdict and table
 
 
-def compare(runs: RunArguments, json: JsonOption = False) -> None:
-    """Set runs beside the first one: how far each got, for how much compute, and where their specs differ."""
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN", help="Runs by name, unique prefix or @last.", autocompletion=complete_run
+        ),
+    ] = None,
+    where: WhereOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Set runs beside the first one: how far each got, for how much compute, and where their specs differ.
+
+    --where adds the runs that a query picks, as `ls` does.
+    """
     from dataclasses import asdict
 
+    from trainer_daemon.contract.errors import SpecError
     from trainer_daemon.contract.rundir import find_run
     from trainer_daemon.contract.spec import spec_differences
     from tui.comparison import compare as compare_states
+    from tui.spec_table import differences_by_section, spelled
 
+    named = [find_run(run).name for run in runs or ()]
+    runs = list(dict.fromkeys([*named, *(row.name for row in (rows_where(where) if where else ()))]))
+    if not runs:
+        raise SpecError(
+            "nothing to compare: "
+            + ("no run is like that" if where else "name runs, or pick them with --where")
+        )
     readings = read_runs(runs)
     reference = readings[0].state
     compared = [compare_states(reading.state, reference) for reading in readings]
-    differences = spec_differences(*(find_run(run).read_spec() for run in runs))
+    specs = [find_run(run).read_spec() for run in runs]
     if json:
-        out_json({"runs": [asdict(c) for c in compared], "spec_differences": differences})
+        out_json({"runs": [asdict(c) for c in compared], "spec_differences": spec_differences(*specs)})
         return
     headers = ("RUN", "STATE", "STEP", "TOKENS", "FLOPS", "LOSS", "BEST VAL_BPB", "AT STEP", "COMPUTE x")
     out(table(headers, [compare_row(c) for c in compared], left=2))
-    if differences:
+    if sections := differences_by_section(*specs):
+        rows: list[tuple[str, ...]] = []
+        for keys in sections.values():
+            rows += [(key, *map(spelled, values)) for key, values in keys.items()]
         out()
-        rows = [(key, *map(str, values)) for key, values in differences.items()]
         out(table(("SPEC", *(c.name for c in compared)), rows, left=1 + len(compared)))
     if len(compared) > 1:
         say(

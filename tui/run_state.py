@@ -135,6 +135,8 @@ class RunState:
         """What is prepared, in order, each with its newest word."""
         self.checkpoints: dict[str, Checkpoint] = {}
         """By path, in order of saving."""
+        self.setting_changes: list[SettingChanged] = []
+        """What was changed while it trained, in order."""
         self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
         self.notes: deque[Note] = deque(maxlen=NOTES_KEPT)
         self.restart_steps: list[int] = []
@@ -272,6 +274,8 @@ class RunState:
                 self.history.flops_per_token = event.flops_per_token
             case AttemptStarted():
                 self.attempt = event
+            case SettingChanged():
+                self.setting_changes.append(event)
             case StateChanged(state="starting" | "completed" | "stopped" | "failed" | "crashed"):
                 self._abandon_samples()
             case _:

@@ -91,6 +91,13 @@ def test_a_comparison_reads_as_two_tables(llmctl: Llmctl, pair: None) -> None:
     assert ["optim.matrix_lr", "0.02", "0.03"] in rows
 
 
+def test_runs_are_compared_by_the_query_of_ls_too(llmctl: Llmctl, pair: None) -> None:
+    picked = llmctl("compare", "quick", "--where", "state:completed matrix_lr<0.025", "--json").json()
+    assert [run["name"] for run in picked["runs"]] == ["quick", "plain"]
+    assert picked["spec_differences"] == {"optim.matrix_lr": [0.03, 0.02]}
+    assert llmctl("compare").code == llmctl("compare", "--where", "owl").code == 2
+
+
 def test_a_run_that_was_never_evaluated_is_compared_without_a_multiplier(llmctl: Llmctl, pair: None) -> None:
     finished_run("blind", matrix_lr=0.02, bpb_at={}, flops_per_token=1_000_000)
     assert llmctl("compare", "plain", "blind", "--json").json()["runs"][1]["compute_multiplier"] is None

@@ -24,7 +24,9 @@ from tui.run_query import EXAMPLE, Query, QueryError, parse_query
 from tui.run_row import RunRow, read_row
 from tui.run_state import Area, RunState
 from tui.run_view import RunView, load_view, store_view
+from tui.screens.spec_diff import SpecDiff
 from tui.widgets.lines import Lines
+from tui.widgets.search import SearchInput
 from tui.widgets.table import Table
 
 LOOK_SECONDS = 3.0
@@ -35,39 +37,11 @@ LEAD_WIDTH = 2
 """Cells before a name: a mark and a pin."""
 
 
-class QueryInput(Input):
-    """Where the query is typed; every key in it is text but these."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "escape,down", "leave", "Leave", id="query.leave", tooltip="Back to the list; the query stays"
-        ),
-    ]
-
-    class Left(Message):
-        """The reader is done here."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            placeholder=f"/ picks runs: {EXAMPLE}", id="runs-query", compact=True, select_on_focus=False
-        )
-
-    def action_leave(self) -> None:
-        self.post_message(self.Left())
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        event.stop()
-        self.post_message(self.Left())
-
-
 class RunsPane(Pane):
     DEFAULT_CSS = """
     RunsPane { padding: 1 2 0 2; layout: vertical; }
     RunsPane DataTable { height: 1fr; }
     RunsPane #runs-head { height: 1; }
-    RunsPane QueryInput, RunsPane QueryInput:focus {
-        width: 1fr; background: $background; background-tint: transparent; padding: 0;
-    }
     RunsPane #runs-count { width: auto; margin-left: 2; }
     RunsPane #runs-word { height: 1; }
     """
@@ -90,6 +64,13 @@ class RunsPane(Pane):
             tooltip="Keep the marked runs, or this one, at the top; or no more",
         ),
         Binding(
+            "d",
+            "diff",
+            "Diff of specs",
+            id="runs.diff",
+            tooltip="In what the specs of the marked runs differ, or of this one and the open one",
+        ),
+        Binding(
             "s",
             "sort",
             "Sort",
@@ -98,6 +79,15 @@ class RunsPane(Pane):
         ),
         Binding("S", "turn_sort", "Sort the other way", id="runs.turn_sort", tooltip="The last first"),
     ]
+
+    HINTS: ClassVar[Sequence[tuple[str, str]]] = (
+        ("/", "pick"),
+        ("␣", "mark"),
+        ("o", "overlay"),
+        ("d", "diff"),
+        ("p", "pin"),
+        ("s", "sort"),
+    )
 
     class Chosen(Message):
         """Open this one."""
@@ -129,7 +119,7 @@ class RunsPane(Pane):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="runs-head"):
-            yield QueryInput()
+            yield SearchInput(f"/ picks runs: {EXAMPLE}", id="runs-query")
             yield Lines([Text()], id="runs-count")
         yield Lines([Text()], id="runs-word")
         yield Table(cursor_type="row", id="runs-table")
@@ -240,10 +230,10 @@ class RunsPane(Pane):
     # The query
 
     def action_query(self) -> None:
-        self.query_one(QueryInput).focus()
+        self.query_one(SearchInput).focus()
 
-    @on(QueryInput.Left)
-    def _leave_query(self, message: QueryInput.Left) -> None:
+    @on(SearchInput.Left)
+    def _leave_query(self, message: SearchInput.Left) -> None:
         message.stop()
         self.query_one(Table).focus()
 
@@ -261,7 +251,7 @@ class RunsPane(Pane):
         if self._marked:
             self._marked.clear()
         elif self._query.text or self._error:
-            self.query_one(QueryInput).value = ""
+            self.query_one(SearchInput).value = ""
         else:
             return False
         self._draw()
@@ -288,6 +278,17 @@ class RunsPane(Pane):
     def action_overlay(self) -> None:
         if rows := self.acted_on():
             self.post_message(self.Overlaid([row.run for row in rows]))
+
+    def action_diff(self) -> None:
+        rows = self.acted_on()
+        if len(rows) == 1 and self._around is not None:
+            open_name = self._around[0]
+            rows = [row for row in self._rows or () if row.name == open_name != rows[0].name] + rows
+        specs = [(row.name, row.spec) for row in rows if row.spec is not None]
+        if len(specs) < 2:
+            self.notify("mark the runs to compare with space, two at least", severity="warning")
+        else:
+            self.app.push_screen(SpecDiff(specs))
 
     def action_pin(self) -> None:
         if rows := self.acted_on():

@@ -37,8 +37,9 @@ from tui.panes.charts import ChartGrid, ChartsPane
 from tui.panes.checkpoints import CheckpointsPane
 from tui.panes.log import LogPane
 from tui.panes.pane import Pane
-from tui.panes.runs import QueryInput, RunsPane
+from tui.panes.runs import RunsPane
 from tui.panes.samples import SamplesPane
+from tui.panes.spec import SpecPane
 from tui.panes.system import SystemPane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens import checkpoint_acts
@@ -51,6 +52,7 @@ from tui.settings import Settings
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
+from tui.widgets.search import SearchInput
 from tui.widgets.transcript import Transcript
 from tui.wording import count
 
@@ -63,7 +65,7 @@ CLOCK_SECONDS = 1.0
 FOLD_SECONDS = 0.02
 """Of each tick, at most, while history is read: keys stay quick."""
 ALL_AREAS: frozenset[Area] = frozenset({"status", "curves", "checkpoints", "samples", "notes", "system"})
-PANES = ("charts", "samples", "checkpoints", "log", "runs", "system")
+PANES = ("charts", "samples", "checkpoints", "log", "runs", "system", "spec")
 PANE_TOOLTIPS = (
     "Curves and figures",
     "What the model writes",
@@ -71,6 +73,7 @@ PANE_TOOLTIPS = (
     "What happened, and what the processes printed",
     "All runs on this machine",
     "Ranks and devices: where a step's time goes, and who is slow",
+    "The spec: what differs from its preset or another run",
 )
 
 
@@ -83,7 +86,9 @@ def key_sections() -> list[Section]:
         ("Everywhere", (Cockpit, CockpitScreen)),
         ("On a chart", (ChartGrid, Chart)),
         ("On a checkpoint", (CheckpointsPane,)),
-        ("In the list of runs", (RunsPane, QueryInput)),
+        ("In the list of runs", (RunsPane,)),
+        ("In the spec", (SpecPane,)),
+        ("In the line that picks or searches", (SearchInput,)),
         ("In a text", (Transcript,)),
         ("In the prompt line", (PromptInput,)),
         ("On the screen of talks", (TalkScreen, TokenText)),
@@ -98,11 +103,6 @@ class CockpitScreen(Screen[None]):
     CockpitScreen #panes { height: 1fr; }
     CockpitScreen #keys { height: 1; }
     CockpitScreen #meter { height: 1; display: none; background: $surface; }
-    CockpitScreen DataTable, CockpitScreen DataTable:focus { background-tint: $background 0%; }
-    CockpitScreen DataTable { background: $background; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }
-    CockpitScreen DataTable > .datatable--header { background: $background; color: $text-muted; text-style: none; }
-    CockpitScreen DataTable:focus > .datatable--cursor { background: $block-cursor-background; color: $foreground; }
-    CockpitScreen DataTable > .datatable--cursor { background: $surface; color: $foreground; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
@@ -237,6 +237,7 @@ class CockpitScreen(Screen[None]):
             yield LogPane(id="log")
             yield RunsPane(id="runs")
             yield SystemPane(id="system")
+            yield SpecPane(id="spec")
         yield PromptLine()
         yield Lines([Text()], id="keys")
 
@@ -275,6 +276,7 @@ class CockpitScreen(Screen[None]):
         self._watch = Watch(run, self._open_feed)
         self._watch.start()
         self.query_one(LogPane).follow(run)
+        self.query_one(SpecPane).follow(run)
         self._redraw_all()
 
     def _let_go(self) -> None:

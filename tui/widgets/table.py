@@ -15,6 +15,14 @@ Rows = Sequence[tuple[str, Sequence[Text]]]
 
 
 class Table(DataTable[Text]):
+    DEFAULT_CSS = """
+    Table, Table:focus { background: $background; background-tint: $background 0%; }
+    Table { scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }
+    Table > .datatable--header { background: $background; color: $text-muted; text-style: none; }
+    Table > .datatable--cursor { background: $surface; color: $foreground; }
+    Table:focus > .datatable--cursor { background: $block-cursor-background; color: $foreground; }
+    """
+
     def fill(self, headings: Sequence[Text], rows: Rows, fields: Sequence[str] | None = None) -> None:
         """Show these from now on, and repaint what differs. `fields`: keys of the columns, where a click on one matters.
 
