@@ -12,8 +12,11 @@ from trainer_daemon.contract.events import Command, Notice, SampleChunk
 from trainer_daemon.contract.journal import (
     JournalReader,
     JournalWriter,
+    Record,
+    Stream,
     decode_line,
     encode_line,
+    in_order_of_time,
     read_all,
     segments,
 )
@@ -337,3 +340,19 @@ def test_a_value_that_json_does_not_know_is_written_in_words_and_never_raises(tm
     assert record.event.arguments["where"] == "/tmp/x"
     assert record.event.arguments["how many"] == pytest.approx(1 << 80)
     assert "one" in record.event.arguments["which"]
+
+
+def test_streams_stay_in_order_when_the_clock_is_set_between_them() -> None:
+    """A supervisor's last word came before the steps that it followed, once the clock had been set back."""
+
+    def at(stream: Stream, mono: float, *, off: float = 0.0, boot: float = 1000.0) -> Record:
+        return Record(stream, 1, boot + mono + off, mono, 1, "notice", Notice("info", f"{boot + mono:.0f}"))
+
+    day = 86_400.0
+    train = [at("train", 10), at("train", 12, off=day), at("train", 14, off=-day), at("train", 16, off=-day)]
+    daemon = [at("daemon", 9), at("daemon", 13, off=day), at("daemon", 17, off=-day)]
+    after_reboot = [at("daemon", 3, boot=2000.0)]
+    told = [
+        r.event.text for r in in_order_of_time([daemon + after_reboot, train]) if isinstance(r.event, Notice)
+    ]
+    assert told == ["1009", "1010", "1012", "1013", "1014", "1016", "1017", "2003"]

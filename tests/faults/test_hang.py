@@ -1,5 +1,6 @@
 """A rank that hangs: told with everybody's stacks, killed, started again."""
 
+import json
 import os
 import signal
 
@@ -32,9 +33,20 @@ def test_a_stopped_rank_is_told_with_the_stacks_of_all_and_the_run_starts_again(
         assert error["kind"] == "stalled"
         wait_until(lambda: run.rank_stacks(1, 0).stat().st_size > 0, "rank 0 did not say where it is")
         assert "engine/loop.py" in run.rank_stacks(1, 0).read_text()
+        told = json.loads((run.attempt(1) / "collectives.json").read_text())
+        assert told["finding"] in error["message"]
+        assert "attempts/0001/collectives.json" in error["message"]
+        assert set(told["ranks"]) == {"0", "1"}, "also of the rank that cannot answer"
+        waiting = told["ranks"]["0"][-1]
+        assert waiting["exchange"] is not None
+        assert waiting["ended"] is None, "rank 0 waits for what rank 1 does not come to"
+        assert told["ranks"]["1"][-1]["exchange"] <= waiting["exchange"]
+        calls = json.loads(run.rank_trace(1, 0).read_text())["cpu"]["entries"]
+        assert "gloo:all_reduce" in {call["profiling_name"] for call in calls}, "torch's own record"
         restart = follow(feed, state_is("starting"), SECONDS)[-1]
         assert "restart 1 of 3" in str(restart.event)
         assert "said nothing for" in str(restart.event)
+        assert "exchange" in str(restart.event), "who waited for whom, in the reason of the restart"
         # it could only be written once the rank was let go on, just before it was killed
         assert 'File "' in run.rank_stacks(1, 1).read_text()
         resumed = follow(feed, kind_is("resumed", attempt=2), SECONDS)[-1]

@@ -1,7 +1,9 @@
 """A pid is not a process: after a reboot, or once it was given again, it is somebody else's."""
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,12 +19,13 @@ from tests.supervisor.conftest import (
     wait_until_over,
     watch,
 )
+from tests.supervisor.reused_pids import NOT_HERE
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.status import observe
 from trainer_daemon.link.client import send_command
 from trainer_daemon.supervisor.attempts import AGENT_FILE, ProcessIdentity, write_struct
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
 
 @dataclass
@@ -76,3 +79,18 @@ def test_a_stranger_with_the_agents_pid_is_neither_taken_for_it_nor_harmed(
     assert observe(run).state == "stopped"
     assert stranger.process.poll() is None
     os.kill(stranger.identity.pid, 0)
+
+
+def test_pids_that_were_given_to_others_are_not_taken_for_the_runs_in_a_pid_namespace(
+    daemons: Daemons,
+) -> None:
+    """12: of a run that was killed, supervisor, agent and ranks. `daemons` gives the home of this test."""
+    program = [sys.executable, "-m", "tests.supervisor.reused_pids"]
+    alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if shutil.which(alone[0]) is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this machine gives no pid namespace")
+    done = subprocess.run([*alone, *program], capture_output=True, text=True, timeout=250, check=False)
+    if done.returncode == NOT_HERE:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 strangers were left alone" in done.stdout

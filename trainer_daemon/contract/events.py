@@ -143,13 +143,20 @@ class Stalled(Event):
     """Folder inside the run folder that has every rank's stacks of that moment; None where they cannot be had."""
     kill_seconds: float | None = None
     """The silence at which they are killed and started again; None for ranks that another launcher owns."""
+    collectives: str | None = None
+    """A JSON file inside the run folder with what every rank was last doing with the others; None where it cannot be had."""
+    finding: str | None = None
+    """Who waits for whom, by that file, in words."""
 
     def in_words(self) -> str:
         """One sentence for status, cockpit and command line, without a full stop."""
         doing = "no step" if self.phase == "running" else f"{self.phase} without a word"
-        stacks = f"; where each rank is: {self.stacks}/rank-*.stacks" if self.stacks else ""
+        seen = f": {self.finding}" if self.finding else ": a rank may hang"
+        files = [f"{self.stacks}/rank-*.stacks"] if self.stacks else []
+        files += [self.collectives] if self.collectives else []
+        where = f"; where each rank is: {', '.join(files)}" if files else ""
         end = f"; at {self.kill_seconds:.0f} s they are killed and started again" if self.kill_seconds else ""
-        return f"{doing} for {self.silent_seconds:.0f} s: a rank may hang{stacks}{end}"
+        return f"{doing} for {self.silent_seconds:.0f} s{seen}{where}{end}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,10 @@ sees of the machine, apart because it says nothing about whether the training li
 
 STREAMS: tuple[Stream, ...] = ("daemon", "control", "train", "system")
 SEGMENT_BYTES = 64 * 2**20
+CLOCK_JUMP_SECONDS = 1.0
+CLOCK_SLEW = 0.001
+"""The wall clock was set where it and the monotonic one come apart between two records by more than this, in seconds and
+as a share of the time between them: a kernel that follows NTP changes a clock's rate by at most half as much."""
 READ_BYTES = 8 * 2**20
 """At most this much of a segment is in memory at once."""
 RETURN_BYTES = 128 * 2**10
@@ -477,6 +481,23 @@ def read_all(folder: Path, after: dict[str, int] | None = None) -> Iterator[Reco
     yield from in_order_of_time(read_stream(folder, s, (after or {}).get(s, 0)) for s in STREAMS)
 
 
-def in_order_of_time(streams: Iterable[Iterator[Record]]) -> Iterator[Record]:
-    """Streams merged by wall time, each in its own order."""
-    yield from heapq.merge(*streams, key=lambda record: record.wall)
+def in_order_of_time(streams: Iterable[Iterable[Record]]) -> Iterator[Record]:
+    """Streams merged by wall time, each in its own order, also where somebody set the clock in between."""
+    timed = heapq.merge(*map(_with_steady_time, streams), key=lambda pair: pair[0])
+    yield from (record for _, record in timed)
+
+
+def _with_steady_time(stream: Iterable[Record]) -> Iterator[tuple[float, Record]]:
+    """The records with their wall time as if the clock had never been set: what it jumped by against the monotonic clock,
+    which starts anew with the machine, is taken off."""
+    before: Record | None = None
+    jumped = 0.0
+    for record in stream:
+        if before is None or record.mono < before.mono:
+            jumped = 0.0
+        else:
+            passed = record.mono - before.mono
+            jump = record.wall - before.wall - passed
+            jumped += jump if abs(jump) > CLOCK_JUMP_SECONDS + CLOCK_SLEW * passed else 0.0
+        before = record
+        yield record.wall - jumped, record

@@ -35,6 +35,8 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LOG_PATTERN = re.compile(r"supervisor|agent|rank-[0-9]{1,4}")
 STACKS_SIGNAL = signal.SIGUSR2
 """Makes a rank append the stacks of all its threads to its `rank_stacks` file."""
+TRACE_SIGNAL: int | None = getattr(signal, "SIGRTMIN", None)
+"""Makes a rank write torch's own record of its collectives to its `rank_trace` file; None where there is no such signal."""
 LOG_PART_BYTES = 256 * 1024
 """At most this much of a log in one piece."""
 
@@ -125,6 +127,14 @@ class RunDir:
     def rank_stacks(self, attempt: int, rank: int) -> Path:
         """Where a rank was each time it was asked, see STACKS_SIGNAL."""
         return self.attempt(attempt) / f"rank-{rank}.stacks"
+
+    def rank_flight(self, attempt: int, rank: int) -> Path:
+        """What a rank was last doing with the others, see `flight.py`."""
+        return self.attempt(attempt) / f"rank-{rank}.flight"
+
+    def rank_trace(self, attempt: int, rank: int) -> Path:
+        """torch's own record of a rank's collectives, see TRACE_SIGNAL."""
+        return self.attempt(attempt) / f"rank-{rank}.torch-trace.json"
 
     @property
     def supervisor_log(self) -> Path:

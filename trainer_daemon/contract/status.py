@@ -90,9 +90,9 @@ class RunStatus:
     restarts: int = 0
     """Launches by a supervisor after a failure; a resume by the user is none."""
     training_seconds: float = 0.0
-    """Wall time of all attempts, each from its ranks' first event to their last; not what the run lay stopped."""
+    """Seconds of all attempts, each from its ranks' first event to their last; not what the run lay stopped."""
     trained_until: float | None = None
-    """Wall time up to which training_seconds counts."""
+    """Monotonic seconds up to which training_seconds counts: a clock that is set adds nothing."""
     world_size: int | None = None
     device: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -130,8 +130,8 @@ class RunStatus:
             if self.error is not None and self.error["kind"] == "stalled":
                 self.error = None
             if self.trained_until is not None and not isinstance(record.event, AttemptStarted):
-                self.training_seconds += max(0.0, record.wall - self.trained_until)
-            self.trained_until = record.wall
+                self.training_seconds += max(0.0, record.mono - self.trained_until)
+            self.trained_until = record.mono
         match record.event:
             case StateChanged() as e:
                 self._change_state(e)

@@ -141,6 +141,7 @@ class Job:
     def enter(self, name: Phase) -> None:
         if name != self._phase:
             self._phase = name
+            self.ranks.flight.enter(name)
             self.emit(PhaseChanged(name, self.progress.step))
 
     def wants_attention(self) -> bool:
@@ -149,9 +150,9 @@ class Job:
 
     def sync_gradients(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Gradients are averaged over the ranks once a step, with the last micro-batch; the others only add up."""
-        if isinstance(self.replica, DistributedDataParallel) and not is_last:
-            return self.replica.no_sync()
-        return nullcontext()
+        if not isinstance(self.replica, DistributedDataParallel):
+            return nullcontext()
+        return self.ranks.flight.exchanging("gradients") if is_last else self.replica.no_sync()
 
     def gradient_norms(self) -> dict[str, float]:
         """Euclidean norm of each parameter's gradient, as long as there is one."""

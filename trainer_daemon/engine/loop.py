@@ -98,6 +98,7 @@ def train(job: Job) -> Finished:
         cost = meter.finish()
 
         progress.step += 1
+        ranks.flight.step = progress.step
         progress.samples_seen += job.batches.global_rows
         progress.tokens += plan.global_batch_tokens
         progress.loss_nats = loss_nats if isfinite(loss_nats) else None

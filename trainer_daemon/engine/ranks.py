@@ -7,8 +7,9 @@ Nothing here pickles: what is broadcast is JSON.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.flight import FlightRecorder
 from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT, MPS_TAKES_ONE_RANK, usable_cores
 from trainer_daemon.contract.spec import RuntimeSpec
 
@@ -36,6 +38,8 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    flight: FlightRecorder = field(default_factory=FlightRecorder, compare=False, repr=False)
+    """Notes each exchange, for whoever looks at a hang."""
 
     @property
     def is_main(self) -> bool:
@@ -47,7 +51,8 @@ class Ranks:
         if self.world_size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor)
+        with self.flight.exchanging("sum"):
+            dist.all_reduce(tensor)
         return tensor.tolist()
 
     def maximum(self, value: float) -> float:
@@ -55,7 +60,8 @@ class Ranks:
         if self.world_size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        with self.flight.exchanging("maximum"):
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor.item()
 
     def all_ok(self, ok: bool) -> bool:
@@ -68,7 +74,8 @@ class Ranks:
             return [list(values)]
         own = torch.tensor(values, dtype=torch.float64)
         everyones = [torch.empty_like(own) for _ in range(self.world_size)]
-        dist.all_gather(everyones, own)
+        with self.flight.exchanging("exchange"):
+            dist.all_gather(everyones, own)
         return [tensor.tolist() for tensor in everyones]
 
     def broadcast_json(self, value: Any) -> Any:
@@ -77,13 +84,14 @@ class Ranks:
             return value
         data = bytearray(json.dumps(value).encode() if self.is_main else b"")
         size = torch.tensor([len(data)])
-        dist.broadcast(size, src=0)
-        payload = (
-            torch.frombuffer(data, dtype=torch.uint8)
-            if self.is_main
-            else torch.empty(int(size), dtype=torch.uint8)
-        )
-        dist.broadcast(payload, src=0)
+        with self.flight.exchanging("broadcast"):
+            dist.broadcast(size, src=0)
+            payload = (
+                torch.frombuffer(data, dtype=torch.uint8)
+                if self.is_main
+                else torch.empty(int(size), dtype=torch.uint8)
+            )
+            dist.broadcast(payload, src=0)
         return json.loads(payload.numpy().tobytes())
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
@@ -91,7 +99,8 @@ class Ranks:
         if self.world_size == 1:
             return [tensor]
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)] if self.is_main else None
-        dist.gather(tensor, gathered, dst=0)
+        with self.flight.exchanging("gather"):
+            dist.gather(tensor, gathered, dst=0)
         return gathered or []
 
     def close(self) -> None:
@@ -127,7 +136,7 @@ def choose_device(runtime: RuntimeSpec, local_rank: int) -> torch.device:
     return torch.device(wanted)
 
 
-def join_ranks(runtime: RuntimeSpec) -> Ranks:
+def join_ranks(runtime: RuntimeSpec, flight: FlightRecorder | None = None) -> Ranks:
     """Take this process's place and meet the other ranks. Raises SpecError for a device that is not here, or
     that takes one rank only."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -144,7 +153,22 @@ def join_ranks(runtime: RuntimeSpec) -> Ranks:
     if world_size > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    return Ranks(rank, world_size, device)
+    return Ranks(rank, world_size, device, flight or FlightRecorder())
+
+
+def collective_trace() -> dict[str, Any]:
+    """torch's own flight records, by what carries the collectives: every call with its sizes and how far it is. To be called
+    from any thread, while another one waits in a collective."""
+    traces = {
+        "nccl": "_dump_nccl_trace_json",
+        "cpu": "_dump_fr_trace_json",
+    }  # private, and not in every torch
+    bindings = import_module("torch._C._distributed_c10d")
+    return {
+        name: json.loads(getattr(bindings, function)())
+        for name, function in traces.items()
+        if hasattr(bindings, function)
+    }
 
 
 def threads_per_rank(runtime: RuntimeSpec, device: torch.device, world_size: int) -> int:

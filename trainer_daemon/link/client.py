@@ -7,7 +7,6 @@ message that was dropped and a supervisor that came back are then the same thing
 and are fetched.
 """
 
-import heapq
 import socket
 import time
 import uuid
@@ -26,7 +25,14 @@ from trainer_daemon.contract.errors import (
     error_from,
 )
 from trainer_daemon.contract.events import State
-from trainer_daemon.contract.journal import STREAMS, JournalReader, Record, Stream, decode_line
+from trainer_daemon.contract.journal import (
+    STREAMS,
+    JournalReader,
+    Record,
+    Stream,
+    decode_line,
+    in_order_of_time,
+)
 from trainer_daemon.contract.rundir import RunDir, recorded_sockets
 from trainer_daemon.contract.wire import (
     HEARTBEAT_SECONDS,
@@ -224,8 +230,7 @@ class Feed(Closing):
             else:
                 found = found or self._read_files() or self._wait(pause)
             if found or time.monotonic() >= deadline:
-                streams = ([r for r in found if r.stream == s] for s in STREAMS)
-                return list(heapq.merge(*streams, key=lambda r: r.wall))
+                return list(in_order_of_time([r for r in found if r.stream == s] for s in STREAMS))
 
     def close(self) -> None:
         self._disconnect()

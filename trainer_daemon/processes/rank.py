@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -19,10 +20,19 @@ from pathlib import Path
 
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import Alert, Command, CommandDone, Event, Finished
+from trainer_daemon.contract.flight import FlightRecorder
 from trainer_daemon.contract.journal import JournalReader, JournalWriter
 from trainer_daemon.contract.output import OwnOutput, say
 from trainer_daemon.contract.rank_error import RankError, rank_error_file
-from trainer_daemon.contract.rundir import STACKS_SIGNAL, RunDir, begins_with, hold_lock, home, write_json
+from trainer_daemon.contract.rundir import (
+    STACKS_SIGNAL,
+    TRACE_SIGNAL,
+    RunDir,
+    begins_with,
+    hold_lock,
+    home,
+    write_json,
+)
 from trainer_daemon.contract.settings import present_spec
 
 COMMAND_POLL_SECONDS = 0.05
@@ -76,6 +86,7 @@ def main(arguments: list[str]) -> int:
         die_with_parent(int(os.environ["LLMCTL_AGENT_PID"]))
         output = OwnOutput(run.rank_log(rank))
     tell_stacks(run.rank_stacks(attempt, rank))
+    tell_collectives(run.rank_trace(attempt, rank))
     terminated = SignalFlag(signal.SIGTERM, signal.SIGUSR1)
     lock = hold_lock(run.ranks_lock, shared=True)
     try:
@@ -114,7 +125,7 @@ def train_run(
         if output is not None:  # every rank passes here at every step
             output.turn_over_if_large()
 
-    ranks = join_ranks(spec.runtime)
+    ranks = join_ranks(spec.runtime, FlightRecorder(run.rank_flight(attempt, rank)))
     if ranks.device.type == "cpu":
         keep_freed_memory()
     try:
@@ -219,6 +230,26 @@ def tell_stacks(file: Path) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     faulthandler.register(STACKS_SIGNAL, file=fd, all_threads=True)
     faulthandler.enable()
+
+
+def tell_collectives(file: Path) -> None:
+    """Have a signal write torch's own record of the collectives, from a thread that sleeps in the kernel until then.
+
+    The main thread may wait in a collective, where no handler of Python's would run.
+    """
+    if TRACE_SIGNAL is None:
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {TRACE_SIGNAL})  # all threads to come inherit it, this one first
+
+    def answer() -> None:
+        while True:
+            signal.sigwait({TRACE_SIGNAL})
+            # not imported here: the main thread may be at it
+            engine = sys.modules.get("trainer_daemon.engine.ranks")
+            with suppress(Exception):  # evidence that cannot be had must not end a rank
+                write_json(file, engine.collective_trace() if engine else {})
+
+    threading.Thread(target=answer, name="collectives", daemon=True).start()
 
 
 def record_error(attempt_folder: Path, rank: int, error: BaseException) -> None:

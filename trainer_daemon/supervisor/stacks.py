@@ -1,6 +1,7 @@
 """Has every rank write down where it is, for whoever looks at a hang after the processes are gone.
 
-A rank registers faulthandler for SIGUSR2 as it starts. The handler is C that takes no lock of Python's, so it answers in a
+A rank registers faulthandler for SIGUSR2 as it starts, and has a thread wait for another signal to write torch's record of
+its collectives. The handler is C that takes no lock of Python's, so it answers in a
 blocked collective and while another thread keeps the GIL. A rank that was stopped writes when it is let go on.
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from trainer_daemon.contract.rundir import STACKS_SIGNAL, RunDir
+from trainer_daemon.contract.rundir import STACKS_SIGNAL, TRACE_SIGNAL, RunDir
 from trainer_daemon.supervisor.sweep import run_processes, send_signal
 
 ANSWER_SECONDS = 2.0
@@ -28,34 +29,48 @@ def save_stacks(run: RunDir, attempt: int, *, wake: bool = False) -> str | None:
     if not ranks:
         return None
     folder = run.attempt(attempt)
-    before = _sizes(folder)
-    stopped = 0
+    before = _written(folder)
+    expected = 0
     for rank in ranks:
-        send_signal(rank, STACKS_SIGNAL)
-        if _is_stopped(rank):
-            stopped += 1
-            if wake:
-                send_signal(rank, signal.SIGCONT)
-    expected = len(ranks) if wake else len(ranks) - stopped
+        signals: list[int] = [STACKS_SIGNAL]
+        if TRACE_SIGNAL is not None and blocks(rank.pid, TRACE_SIGNAL):
+            signals.append(TRACE_SIGNAL)
+        for number in signals:
+            send_signal(rank, number)
+        if not _is_stopped(rank):
+            expected += len(signals)
+        elif wake:
+            send_signal(rank, signal.SIGCONT)
+            expected += len(signals)
     deadline = time.monotonic() + ANSWER_SECONDS
     last = before
     while time.monotonic() < deadline:
         time.sleep(0.05)
-        now = _sizes(folder)
-        if _grown(before, now) >= expected and now == last:  # a stack is written frame by frame
+        now = _written(folder)
+        new = sum(before.get(path) != state for path, state in now.items())
+        if new >= expected and now == last:  # a stack is written frame by frame
             break
         last = now
-    return str(folder.relative_to(run.path)) if _sizes(folder) else None
+    return str(folder.relative_to(run.path)) if any(p.suffix == ".stacks" for p in _written(folder)) else None
 
 
-def catches(pid: int, number: signal.Signals) -> bool:
+def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal: one that has none would die of it. False where it cannot be known."""
+    return _is_in_mask(pid, "SigCgt:", number)
+
+
+def blocks(pid: int, number: int) -> bool:
+    """Whether a process's main thread keeps a signal waiting, for another thread to take. False where it cannot be known."""
+    return _is_in_mask(pid, "SigBlk:", number)
+
+
+def _is_in_mask(pid: int, mask: str, number: int) -> bool:
     if sys.platform != "linux":
         return False
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+        line = next(line for line in status.splitlines() if line.startswith(mask))
+        return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     except (OSError, StopIteration, ValueError, IndexError):
         return False
 
@@ -67,10 +82,8 @@ def _is_stopped(process: psutil.Process) -> bool:
         return False
 
 
-def _sizes(folder: Path) -> dict[Path, int]:
-    """Of the stack files that have something in them."""
-    return {p: size for p in folder.glob("rank-*.stacks") if (size := p.stat().st_size)}
-
-
-def _grown(before: dict[Path, int], now: dict[Path, int]) -> int:
-    return sum(size > before.get(path, 0) for path, size in now.items())
+def _written(folder: Path) -> dict[Path, tuple[int, int]]:
+    """What ranks wrote of themselves: file -> its size and when it last changed."""
+    files = [*folder.glob("rank-*.stacks"), *folder.glob("rank-*.torch-trace.json")]
+    states = {path: path.stat() for path in files}
+    return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items() if state.st_size}

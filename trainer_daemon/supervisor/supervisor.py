@@ -45,6 +45,7 @@ from trainer_daemon.contract.transitions import BY_SUPERVISOR
 from trainer_daemon.contract.wire import HEARTBEAT_SECONDS, RANGE_LIMIT, Request
 from trainer_daemon.supervisor.agent import AdoptedAgent, Agent, LaunchedAgent
 from trainer_daemon.supervisor.attempts import RESULT_FILE, AttemptResult, read_struct
+from trainer_daemon.supervisor.collectives import COLLECTIVES, save_collectives
 from trainer_daemon.supervisor.commands import (
     CommandArguments,
     Ledger,
@@ -330,12 +331,28 @@ class Supervisor:
         if not self._is_stalled:
             self._is_stalled = True
             stacks = save_stacks(self._run, self._attempt)
+            collectives, finding = save_collectives(self._run, self._attempt)
             kill_seconds = 2 * silence.budget_seconds if is_ours else None
-            self._emit(Stalled(silence.seconds, silence.usual_seconds, silence.phase, stacks, kill_seconds))
+            self._emit(
+                Stalled(
+                    silence.seconds,
+                    silence.usual_seconds,
+                    silence.phase,
+                    stacks,
+                    kill_seconds,
+                    collectives,
+                    finding,
+                )
+            )
         elif silence.judgement == "hung" and is_ours and self._hang is None:
+            # the records first: a rank that was stopped is let go on for its stacks
+            _, finding = save_collectives(self._run, self._attempt)
             stacks = save_stacks(self._run, self._attempt, wake=True)
             told = f"; where each one was: {self._run.path / stacks}/rank-*.stacks" if stacks else ""
-            self._hang = f"the ranks said nothing for {silence.seconds:.0f} s while {silence.phase}{told}"
+            seen = f": {finding}" if finding else ""
+            self._hang = (
+                f"the ranks said nothing for {silence.seconds:.0f} s while {silence.phase}{seen}{told}"
+            )
             self._emit(Notice("error", f"{self._hang}; they are killed"))
             self._kill_processes()
 
@@ -370,6 +387,8 @@ class Supervisor:
         result = read_struct(self._run.attempt(self._attempt) / RESULT_FILE, AttemptResult)
         if self._finished is None:
             self._failures_in_a_row += 1
+            if self._hang is None:  # a rank that fell leaves the others in an exchange that never ends
+                save_collectives(self._run, self._attempt)
             for rank in result.ranks if result else []:
                 self._emit(
                     RankExited(rank.rank, rank.exit_code, rank.signal, rank.message, rank.is_root_cause)
@@ -432,8 +451,9 @@ class Supervisor:
                 self._terminated_at = now
                 agent.terminate()
         elif now - self._terminated_at > self._patience.terminate_seconds:
+            save_collectives(self._run, self._attempt)
             stacks = save_stacks(self._run, self._attempt, wake=True)
-            told = f"; where each one was: {stacks}/rank-*.stacks" if stacks else ""
+            told = f"; where each one was: {stacks}/rank-*.stacks and {COLLECTIVES}" if stacks else ""
             self._emit(Notice("warning", f"the ranks ignored SIGTERM; they get SIGKILL{told}"))
             self._terminated_at = now
             self._kill_processes()

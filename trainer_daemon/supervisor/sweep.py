@@ -90,7 +90,7 @@ def _write_last_word(run: RunDir) -> None:
         os.close(lock)
 
 
-def send_signal(process: psutil.Process, number: signal.Signals) -> None:
+def send_signal(process: psutil.Process, number: int) -> None:
     """Signal this very process, not one that got its pid since; nothing when it is gone."""
     if sys.platform == "linux":
         with suppress(ProcessLookupError):

@@ -78,8 +78,10 @@ class MuonAdamW:
         for stack in self._muon:
             stack.step(matrix_rate, muon_momentum, weight_decay)
             travelling += stack.send()
-        for exchange in travelling:
-            exchange.wait()
+        if travelling:
+            with self._ranks.flight.exchanging("parameters"):
+                for exchange in travelling:
+                    exchange.wait()
         self.steps_taken += 1
 
     def state_tensors(self) -> dict[str, Tensor]:
