@@ -25,6 +25,7 @@ from trainer_daemon.contract.rundir import RunDir
 from tui.app import Cockpit
 from tui.chart.draw import GUTTER
 from tui.feed import open_link
+from tui.figures import first_view
 from tui.panes.charts import ChartGrid, RunChart, grid_shape
 from tui.screens.cockpit import CockpitScreen
 from tui.screens.confirm import Confirm
@@ -144,6 +145,24 @@ async def test_what_a_live_run_reports_is_drawn_as_it_comes(runs: Runs) -> None:
         written.train(61, 62)
         await until(pilot, lambda: "62/400" in words(screen))
         assert [ghost.x[0] for ghost in screen.state.history.ghosts("loss_nats")] == [61]
+
+
+async def test_the_smoothing_fits_a_run_whose_length_comes_to_be_known_after_the_first_frame(
+    runs: Runs,
+) -> None:
+    written = runs.create("fox", 400)
+    async with Cockpit(written.run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        loss, val, *_ = screen.query_one(ChartGrid).charts
+        assert loss.view == first_view(loss.spec, None)
+        await pilot.press("tab", "s")
+        looked = val.view
+        written.begin()
+        written.train(1, 5)
+        fitting = first_view(loss.spec, 400)
+        assert fitting != first_view(loss.spec, None)
+        await until(pilot, lambda: loss.view == fitting)
+        assert val.view == looked, "what the reader chose stays"
 
 
 async def test_nothing_is_repainted_while_nothing_changes(runs: Runs) -> None:
@@ -460,6 +479,7 @@ async def test_a_folder_that_is_gone_is_told_and_the_cockpit_stays(tmp_path: Pat
         ((92, 29), 6, (2, 3)),
         ((172, 47), 6, (3, 2)),
         ((80, 20), 2, (2, 1)),
+        ((80, 17), 1, (1, 1)),
         ((30, 6), 6, (1, 1)),
     ],
 )

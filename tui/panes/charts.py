@@ -44,7 +44,7 @@ def grid_shape(width: int, height: int, charts: int) -> tuple[int, int]:
 
     shapes = [
         (columns, rows)
-        for columns in (1, 2, 3)
+        for columns in range(1, min(3, charts) + 1)
         for rows in range(1, -(-charts // columns) + 1)
         if width // columns >= LEAST_CHART[0] and height // rows >= LEAST_CHART[1]
     ]
@@ -59,7 +59,20 @@ class RunChart(Chart):
         self.spec = spec
         self.state: RunState | None = None
         self.others: Sequence[RunState] = ()
-        self.set_reactive(Chart.view, first_view(spec, None))
+        self._first_view = first_view(spec, None)
+        self.set_reactive(Chart.view, self._first_view)
+
+    def look_at(self, state: RunState) -> None:
+        """Show this run from now on. How long it is going to be may come to be known after its first frame: until the reader
+        has looked differently, the smoothing follows."""
+        wanted = first_view(self.spec, state.status.total_steps)
+        is_another = self.state is not state
+        is_as_it_was = self.view == self._first_view
+        self.state, self._first_view = state, wanted
+        if is_another:
+            self._bounds = None
+        if is_another or is_as_it_was:
+            self.view = wanted
 
     def _figure(self, axis: XAxis, decay: float) -> Figure:
         if self.state is None:
@@ -112,9 +125,7 @@ class ChartGrid(Container):
 
     def draw(self, state: RunState) -> None:
         for chart in self.charts:
-            if chart.state is not state:
-                chart.state = state
-                chart.view = first_view(chart.spec, state.status.total_steps)
+            chart.look_at(state)
             chart.others = self.others
             if chart.display:
                 chart.redraw()
