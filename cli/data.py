@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trainer_daemon.contract.spec import RunSpec
-    from trainer_daemon.engine.data.prepare import Progress
     from trainer_daemon.engine.data.shards import Split
+    from trainer_daemon.engine.data.writing import Progress
 
 HISTOGRAM_WIDTH = 40
 SEQUENCE_LENGTHS = (256, 512, 1024, 2048)

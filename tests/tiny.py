@@ -89,6 +89,7 @@ def build_tiny(
         checkpoints=checkpoints or home / "checkpoints",
         settings_file=(checkpoints or home / "checkpoints") / "settings.json",
         evidence=(checkpoints or home) / "evidence",
+        window=(checkpoints or home) / "live",
         attempt=1,
         emit=recorder.emit,
         commands=recorder,
@@ -103,4 +104,7 @@ def run_tiny(
 ) -> tuple[Finished, Job]:
     """Build the job and train it."""
     job = build_tiny(spec, home, recorder, checkpoints, ranks)
-    return train(job), job
+    try:
+        return train(job), job
+    finally:
+        job.close()

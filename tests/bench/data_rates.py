@@ -18,7 +18,9 @@ from trainer_daemon.contract.events import TrainStep
 from trainer_daemon.contract.hardware import usable_cores
 from trainer_daemon.contract.spec import DataSpec, TokenizerSpec, build_spec
 from trainer_daemon.engine.data import prepare as preparing
+from trainer_daemon.engine.data import writing
 from trainer_daemon.engine.data.batches import Batches
+from trainer_daemon.engine.data.order import RowOrder
 from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.rows import ConcatRows, Rows, open_rows
 from trainer_daemon.engine.data.shards import ShardFile, Split, SplitMeta, header
@@ -67,7 +69,7 @@ def prepare_rates(folder: Path, workers: int) -> tuple[float, float]:
         if what == "writing tokens":
             marks.append((perf_counter(), done))
 
-    preparing.PROCESSES_ABOVE_BYTES, preparing.REPORT_SECONDS = 0, 0.0
+    writing.PROCESSES_ABOVE_BYTES, preparing.REPORT_SECONDS = 0, 0.0
     named = TokenizerSpec(name=str(folder / "mine.json"))
     prepare(DataSpec(source=str(corpus)), named, folder / "home", mark, workers=workers)
     (begun, first), (ended, _) = marks[0], marks[-1]
@@ -100,7 +102,7 @@ def loader_rate(rows: Rows, global_rows: int, micro_batch_size: int) -> float:
     device = torch.device("cpu")
     batches = Batches(
         rows,
-        seed=1,
+        RowOrder(len(rows), 1),
         global_rows=global_rows,
         micro_batch_size=micro_batch_size,
         rank=0,
@@ -148,7 +150,13 @@ def memory_growth(split: Split) -> int:
     """Bytes that this process grows by while its loader goes through a hundred thousand rows of a 10 GB corpus."""
     rows = ConcatRows(split, 1024)
     batches = Batches(
-        rows, seed=1, global_rows=512, micro_batch_size=32, rank=0, world_size=1, device=torch.device("cpu")
+        rows,
+        RowOrder(len(rows), 1),
+        global_rows=512,
+        micro_batch_size=32,
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
     )
     before = 0
     for step in range(200):

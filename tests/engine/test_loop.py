@@ -72,6 +72,7 @@ def test_a_run_reports_its_plan_every_step_and_its_end(home: Path, tmp_path: Pat
     assert last.tokens == plan.total_tokens == 12 * 256
     assert last.grad_norm is not None
     assert last.grad_norm > 0
+    assert plan.train_rows is not None
     assert last.epoch == pytest.approx(12 * 8 / plan.train_rows)
     peaks = asdict(job.plan.learning_rates)
     assert last.learning_rates == pytest.approx({g: lr * last.learning_rate_scale for g, lr in peaks.items()})

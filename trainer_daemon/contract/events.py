@@ -285,8 +285,8 @@ class RunPlanned(Event):
     """Peak FLOP/s of one rank's device at the compute dtype; None where it is unknown."""
     peak_flops_source: str
     """Where the peak comes from: the table, a measurement, or why there is none."""
-    train_rows: int
-    """Rows of sequence_len + 1 tokens in the training set."""
+    train_rows: int | None
+    """Rows of sequence_len + 1 tokens in the training set; None while they are still being made (data.live)."""
     held_out_rows: int
     bits_per_byte_floor: float | None
     """Entropy floor of the corpus where it is known (generated stories): no model can do better on average."""
@@ -333,8 +333,8 @@ class TrainStep(Event):
     """Global batch tokens / step_seconds."""
     mfu: float | None
     """flops_per_token x tokens_per_second / (peak FLOP/s x ranks), a fraction; None where the peak is unknown."""
-    epoch: float
-    """Rows drawn / rows in the training set."""
+    epoch: float | None
+    """Rows drawn / rows in the training set; None while nobody knows how many there are (data.live)."""
     was_skipped: bool = False
     """True when no rank changed its parameters: a number was not finite, or a spike and health.skip_spikes is on."""
     learning_rates: dict[str, float] | None = None

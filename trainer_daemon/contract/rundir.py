@@ -117,6 +117,11 @@ class RunDir:
         """What alerts point at: one JSON file each."""
         return self.path / "evidence"
 
+    @property
+    def window(self) -> Path:
+        """The token shards about the reader, of a run with data.live=window."""
+        return self.path / "live"
+
     def attempt(self, number: int) -> Path:
         """Folder of one launch of the ranks: `result.json` and the ranks' error files."""
         return self.path / "attempts" / f"{number:04d}"

@@ -89,6 +89,12 @@ class DataSpec(Section):
     """`bos-bestfit`: every row begins at a document's start, the rest of a cropped document is dropped.
     `concat`: documents run on from row to row, nothing is dropped. `best-fit-padded`: whole documents as far as they fit,
     nothing is dropped, and what is left of a row is empty; tokens of a batch count empty positions too."""
+    live: Literal["off", "keep", "window"] = "off"
+    """Whether training begins before all text is tokenized. off: it does not, and rows are shuffled over the whole corpus.
+    keep: it begins with the first shard, while the rest is tokenized beside it or by a `data prepare` that is under way;
+    shards are read in the corpus's order, rows shuffled within each, and end up as a prepared set. window: the same for
+    corpora too large to keep: only the shards about the reader exist, in the run's folder. Held out are then whole files
+    or a split, or the hundredths of the first shard."""
     stories: int = Field(default=20_000, ge=200, le=100_000_000)
     """How many stories to generate (source `stories`)."""
     level: int = Field(default=1, ge=1, le=3)

@@ -31,6 +31,8 @@ from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.contract.settings import changed_spec, read_settings
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.saver import SaveResult
+from trainer_daemon.engine.data.feed import STATE_FILE, live_state
+from trainer_daemon.engine.data.live import LiveRows
 from trainer_daemon.engine.evals.bpb import bits_per_byte, evaluated_rows, held_out_sums
 from trainer_daemon.engine.inference.batch import Batch, write
 from trainer_daemon.engine.inference.decoder import Decoder
@@ -125,6 +127,7 @@ def save(job: Job, *, wait: bool = False) -> bool:
             texts={
                 "spec.json": job.spec.model_dump_json(indent=1),
                 "tokenizer.json": job.tokenizer.to_json(),
+                **({STATE_FILE: live_state(job.spec, job.live)} if job.live else {}),
             },
             lineage=job.lineage,
         )
@@ -350,17 +353,21 @@ def _present_decoder(job: Job) -> Decoder | UncachedDecoder:
 def obey(job: Job) -> Finished | None:
     """Do what was asked for, at this step boundary. All ranks. Returns the run's last word when it was to stop.
 
-    While paused the ranks stay here: they keep their memory, exchange a word now and then, and still save, sample and
-    evaluate on request.
+    While paused, and while the next rows are still being made, the ranks stay here: they keep their memory, exchange a
+    word now and then, and still save, sample and evaluate on request.
     """
-    paused = False
+    paused = waits_for_rows = False
     while True:
         settle_save(job)
+        if job.live is not None and not paused:
+            if last_word := _hear_of_rows(job, job.live):
+                return last_word
+            waits_for_rows = _wait_for_rows(job, waited=waits_for_rows)
         if paused:
             job.commands.wait(PAUSE_POLL_SECONDS)
         command = _announce(job)
         if command is None:
-            if paused:
+            if paused or waits_for_rows:
                 continue
             return None
         step = job.progress.step
@@ -401,6 +408,36 @@ def obey(job: Job) -> Finished | None:
             case "sample":
                 ok, message = _sample_on_request(job, command)
         job.emit(CommandDone(command.request_id, command.name, ok, message))
+
+
+def _hear_of_rows(job: Job, live: LiveRows) -> Finished | None:
+    """Tell what those who make the rows have to say. All ranks. The run's last word when there will be no more rows."""
+    for notice in live.take_notices():
+        job.emit(Notice("warning", notice))
+    failed, missing = job.ranks.sum(
+        float(live.failure() is not None), float(not job.batches.are_ready(job.progress.samples_seen))
+    )
+    if not (failed and missing):
+        return None
+    save(job, wait=True)
+    why = live.failure() or "another rank has no rows to go on with"
+    return Finished("failed", job.progress.step, f"there is no more text to train on: {why}", cause="spec")
+
+
+def _wait_for_rows(job: Job, *, waited: bool) -> bool:
+    """A moment, if the next step's rows are not there on any rank; whether that is so. All ranks."""
+    if job.ranks.all_ok(job.batches.are_ready(job.progress.samples_seen)):
+        if waited:
+            job.enter("running")
+            job.emit(Notice("info", f"the rows of step {job.progress.step + 1} are there: training goes on"))
+        return False
+    if not waited:
+        job.enter("preparing")
+        job.emit(
+            Notice("warning", f"step {job.progress.step + 1} waits: training is ahead of the tokenizing")
+        )
+    job.commands.wait(PAUSE_POLL_SECONDS)
+    return True
 
 
 def _announce(job: Job) -> Command | None:

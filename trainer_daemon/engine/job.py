@@ -42,9 +42,9 @@ from trainer_daemon.engine.checkpoint.files import (
 from trainer_daemon.engine.checkpoint.saver import Saver
 from trainer_daemon.engine.checkpoint.store import Lineage, Manifest, folder_name, read_manifest
 from trainer_daemon.engine.data.batches import Batches
-from trainer_daemon.engine.data.conversations import check_conversations
-from trainer_daemon.engine.data.prepare import prepare
-from trainer_daemon.engine.data.rows import Rows, open_rows
+from trainer_daemon.engine.data.feed import Feed, open_feed
+from trainer_daemon.engine.data.live import LiveRows
+from trainer_daemon.engine.data.rows import Rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.flops import device_peak
 from trainer_daemon.engine.health import Health
@@ -103,6 +103,8 @@ class Job:
     """(V,) bytes of each token, 0 for specials, on the device."""
     batches: Batches
     held_out_rows: Rows
+    live: LiveRows | None
+    """The training rows where they are still being made."""
     checkpoints: Path
     settings_file: Path
     """Where the main rank notes what is changed while the run trains."""
@@ -144,9 +146,22 @@ class Job:
             self.ranks.flight.enter(name)
             self.emit(PhaseChanged(name, self.progress.step))
 
+    def close(self) -> None:
+        """Let go of what works beside the training."""
+        if self.live is not None:
+            self.live.close()
+
     def wants_attention(self) -> bool:
-        """Whether this rank has a reason to stop at the next step boundary and look at its requests."""
-        return self.terminated() or self.commands.pending() or self.saver.has_ended()
+        """Whether this rank has a reason to stop at the next step boundary: a request, an ended save, rows that are not
+        there, something to tell of those that make them."""
+        next_samples = self.progress.samples_seen + self.batches.global_rows
+        return (
+            self.terminated()
+            or self.commands.pending()
+            or self.saver.has_ended()
+            or not self.batches.are_ready(next_samples)
+            or (self.live is not None and self.live.has_notices())
+        )
 
     def sync_gradients(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Gradients are averaged over the ranks once a step, with the last micro-batch; the others only add up."""
@@ -200,6 +215,7 @@ def build_job(
     checkpoints: Path,
     settings_file: Path,
     evidence: Path,
+    window: Path,
     attempt: int,
     emit: Emit,
     commands: Commands,
@@ -210,13 +226,12 @@ def build_job(
 ) -> Job:
     """Assemble an attempt, from the newest good checkpoint where there is one. All ranks.
 
-    `is_forked_from` tells a checkpoint that another run saved, whose hyper-parameters may be others; `rollbacks` are those of
-    earlier launches, by the main rank's journal. Raises SpecError
+    `window` is where shards lie that come and go. `is_forked_from` tells a checkpoint that another run saved, whose
+    hyper-parameters may be others; `rollbacks` are those of earlier launches, by the main rank's journal. Raises SpecError
     when the spec cannot run on this data or these ranks, or not go on from its checkpoint, RunFailedError when checkpoints exist but
     none can be trusted, and StoppedBeforeTrainingError as soon as `stop_wanted` during a long preparation.
     """
     precision = choose_precision(spec.runtime, ranks.device)
-    dtype = COMPUTE_DTYPES[precision]
     emit(
         AttemptStarted(
             attempt=attempt,
@@ -241,14 +256,61 @@ def build_job(
         if stop_wanted():
             raise StoppedBeforeTrainingError
 
-    prepared = prepare(spec.data, spec.tokenizer, home, report)
-    if spec.data.conversations:
-        check_conversations(prepared)
-    train_rows = open_rows(prepared.train, spec.model.sequence_len, spec.data.packing)
-    held_out_rows = open_rows(prepared.held_out, spec.model.sequence_len, spec.data.packing)
+    checkpoint, refused = choose_checkpoint(checkpoints, ranks)
+    for reason in refused:
+        emit(Notice("warning", f"resume passed over a checkpoint: {reason}"))
+    saved = load_progress(checkpoint) if checkpoint else None
+    feed = open_feed(
+        spec,
+        ranks,
+        home=home,
+        window=window,
+        checkpoint=checkpoint,
+        samples_seen=saved.samples_seen if saved else 0,
+        progress=report,
+    )
+    try:
+        return _assemble(
+            spec,
+            ranks,
+            feed,
+            checkpoint,
+            home=home,
+            checkpoints=checkpoints,
+            settings_file=settings_file,
+            evidence=evidence,
+            precision=precision,
+            emit=emit,
+            commands=commands,
+            terminated=terminated,
+            is_forked_from=is_forked_from,
+            rollbacks=rollbacks,
+        )
+    except BaseException:
+        feed.close()
+        raise
 
-    if train_rows.tokens_dropped > MAX_TOKENS_DROPPED:
-        dropped = f"{train_rows.tokens_dropped:.0%} of the training tokens fit in no row of {spec.model.sequence_len}"
+
+def _assemble(
+    spec: RunSpec,
+    ranks: Ranks,
+    feed: Feed,
+    checkpoint: Path | None,
+    *,
+    home: Path,
+    checkpoints: Path,
+    settings_file: Path,
+    evidence: Path,
+    precision: Precision,
+    emit: Emit,
+    commands: Commands,
+    terminated: Callable[[], bool],
+    is_forked_from: Callable[[Path], bool],
+    rollbacks: int,
+) -> Job:
+    """`build_job` once the data is open."""
+    if feed.train.tokens_dropped > MAX_TOKENS_DROPPED:
+        dropped = f"{feed.train.tokens_dropped:.0%} of the training tokens fit in no row of {spec.model.sequence_len}"
         emit(
             Notice("warning", f"{dropped}; keep them with data.packing=concat or a longer model.sequence_len")
         )
@@ -256,17 +318,16 @@ def build_job(
     emit(PhaseChanged("building", 0))
     if ranks.device.type == "cpu":
         fuse_loss_or_tell(home, emit)
-    plan = training_plan(spec, prepared.tokenizer.vocab_size, ranks.world_size)
-    checkpoint, refused = choose_checkpoint(checkpoints, ranks)
-    for reason in refused:
-        emit(Notice("warning", f"resume passed over a checkpoint: {reason}"))
+    plan = training_plan(spec, feed.tokenizer.vocab_size, ranks.world_size)
     saved_rows = load_progress(checkpoint).micro_batch_size if checkpoint else None
     plan = settle_micro_batch(spec, plan, precision, ranks, emit, saved_rows)
     network = build_network(spec, plan, precision, ranks, emit)
     model, optimizer = network.model, network.optimizer
     peak_flops, peak_source = None, "the main rank's to know"
     if ranks.is_main:  # it alone reports, and several probes at once would slow each other
-        peak_flops, peak_source = device_peak(ranks.device, dtype, home / "cpu-peaks.json")
+        peak_flops, peak_source = device_peak(
+            ranks.device, COMPUTE_DTYPES[precision], home / "cpu-peaks.json"
+        )
     emit(
         RunPlanned(
             total_steps=plan.total_steps,
@@ -274,28 +335,28 @@ def build_job(
             global_batch_tokens=plan.global_batch_tokens,
             grad_accum_steps=plan.grad_accum_steps,
             micro_batch_size=plan.micro_batch_size,
-            vocab_size=prepared.tokenizer.vocab_size,
+            vocab_size=feed.tokenizer.vocab_size,
             parameters=plan.parameters.total,
             scaling_parameters=plan.parameters.scaling,
             flops_per_token=plan.flops_per_token,
             peak_flops=peak_flops,
             peak_flops_source=peak_source,
-            train_rows=len(train_rows),
-            held_out_rows=len(held_out_rows),
-            bits_per_byte_floor=prepared.bits_per_byte_floor,
+            train_rows=None if feed.live else len(feed.train),
+            held_out_rows=len(feed.held_out),
+            bits_per_byte_floor=feed.bits_per_byte_floor,
         )
     )
 
     batches = Batches(
-        train_rows,
-        seed=spec.seed,
+        feed.train,
+        feed.order,
         global_rows=plan.global_batch_tokens // plan.shape.sequence_len,
         micro_batch_size=plan.micro_batch_size,
         rank=ranks.rank,
         world_size=ranks.world_size,
         device=ranks.device,
     )
-    if (epochs := batches.epoch(plan.total_steps * batches.global_rows)) > MANY_EPOCHS:
+    if (epochs := batches.epoch(plan.total_steps * batches.global_rows) or 0) > MANY_EPOCHS:
         emit(
             Notice(
                 "warning",
@@ -305,8 +366,8 @@ def build_job(
 
     lineage = Lineage(
         spec_hash=spec.content_hash(),
-        tokenizer_hash=prepared.tokenizer.content_hash,
-        data_fingerprint=prepared.fingerprint,
+        tokenizer_hash=feed.tokenizer.content_hash,
+        data_fingerprint=feed.fingerprint,
         parent=None,
     )
     progress = Progress()
@@ -333,10 +394,11 @@ def build_job(
         replica=network.replica,
         gradients=Gradients(model.parameters(), clip_norm=spec.train.grad_clip_norm, loss_scale=loss_scale),
         optimizer=optimizer,
-        tokenizer=prepared.tokenizer,
-        token_bytes=torch.from_numpy(prepared.tokenizer.token_byte_lengths()).to(ranks.device),
+        tokenizer=feed.tokenizer,
+        token_bytes=torch.from_numpy(feed.tokenizer.token_byte_lengths()).to(ranks.device),
         batches=batches,
-        held_out_rows=held_out_rows,
+        held_out_rows=feed.held_out,
+        live=feed.live,
         checkpoints=checkpoints,
         settings_file=settings_file,
         saver=Saver(checkpoints, ranks, spec.checkpoint),

@@ -19,7 +19,7 @@ from trainer_daemon.engine.step_meter import StepMeter
 def train(job: Job) -> Finished:
     """Train until the plan's last step, a stop, or a loss that stays not finite. Returns the run's last word."""
     plan, ranks, progress = job.plan, job.ranks, job.progress
-    attention_wanted = False
+    attention_wanted = job.live is not None  # are the first rows there?
     meter = StepMeter(ranks.device)
     job.enter("running")
 
@@ -44,7 +44,7 @@ def train(job: Job) -> Finished:
             return Finished(
                 "failed", progress.step, "all steps done, but the last checkpoint could not be written"
             )
-        # when someone asked for something: obey. All ranks take part.
+        # when someone asked for something, or the next rows are still being made: obey, wait. All ranks take part.
         if attention_wanted and (last_word := duties.obey(job)):
             return last_word
 

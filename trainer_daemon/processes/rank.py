@@ -137,6 +137,7 @@ def train_run(
                 checkpoints=run.checkpoints,
                 settings_file=run.settings_file,
                 evidence=run.evidence,
+                window=run.window,
                 attempt=attempt,
                 emit=emit,
                 commands=commands,
@@ -154,6 +155,7 @@ def train_run(
                     finished = train(job)
             finally:
                 finish_save(job)
+                job.close()
         while late := commands.next():
             if late.name == "stop":
                 continue  # it is stopped, and whether saved only the supervisor sees together with what came before

@@ -60,8 +60,8 @@ def test_each_corpus_of_a_mixture_holds_out_its_own(tmp_path: Path, two: tuple[s
     held_out = [
         str(d.content) for d in documents(tmp_path, {web: 1, str(tmp_path / "more"): 1}) if d.is_held_out
     ]
-    assert held_out[-2:] == ["v1", "v2"]
-    assert [text[:5] for text in held_out[:-2]] == [f"w{i:04d}" for i in range(0, 900, 100)]
+    assert held_out[:2] == ["v1", "v2"]
+    assert [text[:5] for text in held_out[2:]] == [f"w{i:04d}" for i in range(0, 900, 100)]
 
 
 def test_a_mixture_is_prepared_again_when_its_weights_change(tmp_path: Path, two: tuple[str, str]) -> None:

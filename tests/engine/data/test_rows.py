@@ -11,7 +11,7 @@ from trainer_daemon.engine.data.batches import Batches, as_tensors
 from trainer_daemon.engine.data.order import RowOrder
 from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.rows import PADDING, ConcatRows, open_rows, plan_best_fit, plan_padded
-from trainer_daemon.engine.data.shards import Prepared, Split, SplitWriter
+from trainer_daemon.engine.data.shards import Prepared, Split, SplitWriter, split_meta
 
 WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak"]
 
@@ -19,7 +19,7 @@ WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "ma
 @pytest.fixture(params=[100_000_000, 1000], ids=["one shard", "many shards"])
 def prepared(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Prepared:
     """1,500 documents of 1 to 60 words, in one shard or in many small ones."""
-    monkeypatch.setattr("trainer_daemon.engine.data.prepare.SHARD_TOKENS", request.param)
+    monkeypatch.setattr("trainer_daemon.engine.data.writing.SHARD_TOKENS", request.param)
     monkeypatch.setattr("trainer_daemon.engine.data.encode.BATCH_CHARACTERS", 1000)
     rng = np.random.default_rng(0)
     with (tmp_path / "trees.jsonl").open("w") as file:
@@ -48,8 +48,9 @@ def test_a_concat_row_has_its_last_target_too(tmp_path: Path) -> None:
     for tokens, expected in [(4, 0), (5, 1), (8, 1), (9, 2)]:
         writer = SplitWriter(tmp_path / str(tokens), "uint16")
         writer.add(np.arange(tokens, dtype=np.uint16), np.array([tokens]), tokens - 1)
-        writer.close_shard()
-        rows = ConcatRows(Split(tmp_path / str(tokens), writer.meta(), "uint16"), 4)
+        shard = writer.close_shard()
+        assert shard is not None
+        rows = ConcatRows(Split(tmp_path / str(tokens), split_meta((shard,), 0), "uint16"), 4)
         assert [rows.row(i).tolist() for i in range(len(rows))] == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]][
             :expected
         ]
@@ -131,7 +132,7 @@ def test_micro_batches_of_all_ranks_are_the_same_rows_for_any_number_of_ranks(pr
         ranks = [
             Batches(
                 rows,
-                seed=9,
+                RowOrder(len(rows), 9),
                 global_rows=12,
                 micro_batch_size=micro_batch_size,
                 rank=rank,
@@ -208,7 +209,7 @@ def test_micro_batches_weigh_what_makes_their_sum_the_mean_over_the_step(
         for rank in range(world_size):
             batches = Batches(
                 rows,
-                seed=9,
+                RowOrder(len(rows), 9),
                 global_rows=12,
                 micro_batch_size=micro_batch_size,
                 rank=rank,
@@ -231,7 +232,13 @@ def test_what_was_read_ahead_is_used_only_where_it_belongs(prepared: Prepared) -
 
     def build() -> Batches:
         return Batches(
-            rows, seed=9, global_rows=8, micro_batch_size=4, rank=0, world_size=1, device=torch.device("cpu")
+            rows,
+            RowOrder(len(rows), 9),
+            global_rows=8,
+            micro_batch_size=4,
+            rank=0,
+            world_size=1,
+            device=torch.device("cpu"),
         )
 
     def inputs(batches: Batches, samples_seen: int) -> torch.Tensor:

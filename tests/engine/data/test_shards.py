@@ -13,17 +13,17 @@ import pytest
 
 from trainer_daemon.contract.errors import RefusedError, SpecError
 from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
-from trainer_daemon.engine.data import encode, shards
+from trainer_daemon.engine.data import encode, shards, writing
 from trainer_daemon.engine.data import prepare as preparing
 from trainer_daemon.engine.data.prepare import prepare
-from trainer_daemon.engine.data.shards import Prepared, Split, SplitWriter
+from trainer_daemon.engine.data.shards import Prepared, Split, SplitWriter, split_meta
 from trainer_daemon.engine.data.stories import floor_bits_per_byte, story
 
 TOKENIZER = TokenizerSpec(vocab_size=300)
 
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
-    monkeypatch.setattr(preparing, "SHARD_TOKENS", tokens)
+    monkeypatch.setattr(writing, "SHARD_TOKENS", tokens)
     monkeypatch.setattr(encode, "BATCH_CHARACTERS", 500)
 
 
@@ -110,8 +110,9 @@ def test_the_files_are_as_their_format_says(corpus: DataSpec, cache: Path) -> No
 def test_a_vocabulary_over_65536_is_written_in_32_bits(tmp_path: Path) -> None:
     writer = SplitWriter(tmp_path / "wide", "uint32")
     writer.add(np.array([100_000, 7, 70_000], np.uint32), np.array([3]), 5)
-    writer.close_shard()
-    split = Split(tmp_path / "wide", writer.meta(), "uint32")
+    shard = writer.close_shard()
+    assert shard is not None
+    split = Split(tmp_path / "wide", split_meta((shard,), 5), "uint32")
     assert split.read(0, 3).tolist() == [100_000, 7, 70_000]
     assert np.fromfile(tmp_path / "wide" / "000000.bin", "<i4", 3).tolist() == [20240801, 7, 3]
 
@@ -362,7 +363,7 @@ def test_processes_write_what_threads_write(
 ) -> None:
     small_shards(monkeypatch, 500)
     in_threads = prepare(corpus, TOKENIZER, cache, Told(), workers=2)
-    monkeypatch.setattr(preparing, "PROCESSES_ABOVE_BYTES", 0)
+    monkeypatch.setattr(writing, "PROCESSES_ABOVE_BYTES", 0)
     in_processes = prepare(corpus, TOKENIZER, tmp_path / "other", Told(), workers=2)
     assert in_processes.fingerprint == in_threads.fingerprint
 
@@ -407,8 +408,8 @@ def test_workers_of_a_preparer_that_is_killed_end_with_it(corpus: DataSpec, cach
         "import multiprocessing, sys\n"
         "from pathlib import Path\n"
         "from trainer_daemon.contract.spec import DataSpec, TokenizerSpec\n"
-        "from trainer_daemon.engine.data import prepare as preparing\n"
-        "preparing.PROCESSES_ABOVE_BYTES = 0\n"
+        "from trainer_daemon.engine.data import prepare as preparing, writing\n"
+        "writing.PROCESSES_ABOVE_BYTES = 0\n"
         "def report(what, *_):\n"
         "    if what == 'writing tokens':\n"
         "        print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer_daemon.engine.data.order import RowOrder
+from trainer_daemon.engine.data.order import Order
 from trainer_daemon.engine.data.rows import RowArray, Rows
 
 
 def rank_rows(
-    order: RowOrder, samples_seen: int, *, global_rows: int, rank: int, world_size: int
+    order: Order, samples_seen: int, *, global_rows: int, rank: int, world_size: int
 ) -> npt.NDArray[np.int64]:
     """The numbers of this rank's rows of the step that begins after `samples_seen` rows of the run."""
     assert global_rows % world_size == 0, f"{global_rows} rows cannot be shared by {world_size} ranks"
@@ -57,8 +57,8 @@ class Batches:
     def __init__(
         self,
         rows: Rows,
+        order: Order,
         *,
-        seed: int,
         global_rows: int,
         micro_batch_size: int,
         rank: int,
@@ -69,7 +69,7 @@ class Batches:
         self.global_rows = global_rows
         self.micro_batch_size = micro_batch_size
         self._rows = rows
-        self._order = RowOrder(len(rows), seed)
+        self._order = order
         self._rank = rank
         self._world_size = world_size
         self._device = device
@@ -80,14 +80,19 @@ class Batches:
         """The step's micro-batches for this rank, in fixed order.
 
         Each is read when it is asked for, while a GPU still works on the one before; the first of the next step is read
-        behind the last one of this, so no step begins with a wait.
+        behind the last one of this, so no step begins with a wait, unless its rows are yet to be made.
         """
         numbers, targets = self._rank_rows(samples_seen), self._targets(samples_seen)
         for first in range(0, len(numbers), self.micro_batch_size):
             is_ahead = first == 0 and self._ahead is not None and self._ahead[0] == samples_seen
             yield self._ahead[1] if is_ahead and self._ahead else self._read(numbers, first, targets)
         following = samples_seen + self.global_rows
-        self._ahead = following, self._read(self._rank_rows(following), 0, self._targets(following))
+        if self.are_ready(following):
+            self._ahead = following, self._read(self._rank_rows(following), 0, self._targets(following))
+
+    def are_ready(self, samples_seen: int) -> bool:
+        """Whether all ranks' rows of the step that begins after `samples_seen` can be read without a wait."""
+        return self._order.is_ready(samples_seen, self.global_rows)
 
     def _read(self, numbers: npt.NDArray[np.int64], first: int, step_targets: int) -> MicroBatch:
         mine = numbers[first : first + self.micro_batch_size]
@@ -105,7 +110,7 @@ class Batches:
 
     def _targets(self, samples_seen: int) -> int:
         """Targets of the whole step that count, all ranks."""
-        if not self._rows.padding:
+        if not self._rows.has_padding:
             return self.global_rows * self._rows.sequence_len
         return self._rows.count_targets(self._order.rows(samples_seen, self.global_rows))
 
@@ -113,6 +118,6 @@ class Batches:
         """The numbers of all ranks' rows of the step that begins after `samples_seen` rows of the run."""
         return self._order.rows(samples_seen, self.global_rows).tolist()
 
-    def epoch(self, samples_seen: int) -> float:
-        """Rows drawn / rows in the training set."""
-        return samples_seen / len(self._rows)
+    def epoch(self, samples_seen: int) -> float | None:
+        """Rows drawn / rows in the training set; None while nobody knows how many there are."""
+        return self._order.epoch(samples_seen)

@@ -2,18 +2,18 @@
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.vocabulary import CHAT_TOKENS
-from trainer_daemon.engine.data.shards import Prepared
+from trainer_daemon.engine.data.shards import Split
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 
 LOOKED_AT = 1 << 20
 """Tokens of the held-out set in which a conversation must begin."""
 
 
-def check_conversations(prepared: Prepared) -> None:
+def check_conversations(tokenizer: Tokenizer, held_out: Split) -> None:
     """Raises SpecError where the tokenizer has no chat tokens, or the held-out text none of them."""
-    check_chat_tokens(prepared.tokenizer)
-    ids = prepared.held_out.read(0, min(LOOKED_AT, len(prepared.held_out)))
-    absent = [name for name in CHAT_TOKENS if not (ids == prepared.tokenizer.special[name]).any()]
+    check_chat_tokens(tokenizer)
+    ids = held_out.read(0, min(LOOKED_AT, len(held_out)))
+    absent = [name for name in CHAT_TOKENS if not (ids == tokenizer.special[name]).any()]
     if absent:
         raise SpecError(
             f"data.conversations: the held-out text has no {' and no '.join(absent)}; text never becomes special tokens, "

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.engine.data.shards import TokenArray, token_dtype
-from trainer_daemon.engine.data.sources.documents import Document
+from trainer_daemon.engine.data.sources.documents import Document, Place
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 
 BATCH_CHARACTERS = 2**20
@@ -43,6 +43,8 @@ class Encoded:
     is_held_out: npt.NDArray[np.bool_]
     done: int
     """How far the corpus is read."""
+    place: Place | None
+    """The nearest one at or before the last document."""
 
 
 def encode_batch(tokenizer: Tokenizer, batch: list[Document]) -> Encoded:
@@ -67,6 +69,7 @@ def encode_batch(tokenizer: Tokenizer, batch: list[Document]) -> Encoded:
         np.array(text_bytes, np.int64),
         np.array([document.is_held_out for document in batch], np.bool_),
         batch[-1].done,
+        batch[-1].place,
     )
 
 

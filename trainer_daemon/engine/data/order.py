@@ -4,6 +4,8 @@ Where sample g of a run is found follows from the seed and g alone, so the whole
 a run resumes exactly, with another batch size or another number of ranks too, and no two ranks read the same row.
 """
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,13 +15,28 @@ ROUNDS = 4
 Words = npt.NDArray[np.uint64]
 
 
+class Order(Protocol):
+    """Which row each sample of a run is."""
+
+    def rows(self, first_sample: int, count: int) -> npt.NDArray[np.int64]:
+        """(count,): the row numbers of samples first_sample … first_sample + count - 1 of the run."""
+
+    def is_ready(self, first_sample: int, count: int) -> bool:
+        """Whether these rows can be read without a wait."""
+
+    def epoch(self, samples_seen: int) -> float | None:
+        """Rows drawn / rows in the training set; None while nobody knows how many there are."""
+
+
 class RowOrder:
     """Every epoch visits each of `n_rows` rows once, in an order of its own."""
 
-    def __init__(self, n_rows: int, seed: int) -> None:
+    def __init__(self, n_rows: int, seed: int, block: int | None = None) -> None:
         assert n_rows > 0
         self.n_rows = n_rows
         self.seed = seed
+        self.block = block
+        """Which of several stretches of rows this is, so that each is in an order of its own."""
         bits = (n_rows - 1).bit_length()
         self._widths = bits // 2, bits - bits // 2
 
@@ -33,8 +50,18 @@ class RowOrder:
             out[here] = self._permute(positions[here].astype(np.uint64), epoch)
         return out
 
+    def is_ready(self, _first_sample: int, _count: int) -> bool:
+        """All rows are there."""
+        return True
+
+    def epoch(self, samples_seen: int) -> float:
+        """Rows drawn / rows in the training set."""
+        return samples_seen / self.n_rows
+
     def _permute(self, positions: Words, epoch: int) -> Words:
         keys = _mix(_mix(np.array([self.seed], np.uint64)) + np.uint64(epoch))
+        if self.block is not None:
+            keys = _mix(keys + np.uint64(self.block))
         round_keys = [_mix(keys + np.uint64(i)) for i in range(ROUNDS)]
         out = self._feistel(positions, round_keys)
         # the network permutes the next power of two; walking on from what falls outside ends inside, and stays one to one

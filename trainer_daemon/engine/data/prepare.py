@@ -13,20 +13,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
 from hashlib import sha256
-from itertools import chain, islice, pairwise
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any, NoReturn
 
 from trainer_daemon.contract.errors import RefusedError, SpecError
 from trainer_daemon.contract.hardware import usable_cores
 from trainer_daemon.contract.rundir import fsync_folder, write_json
 from trainer_daemon.contract.spec import DataSpec, RunSpec, TokenizerSpec
 from trainer_daemon.contract.vocabulary import PUBLISHED, TRAINED, tokenizer_file
-from trainer_daemon.engine.data.encode import Encoded, encode_all
 from trainer_daemon.engine.data.published import check_hash, open_tokenizer
 from trainer_daemon.engine.data.shards import (
     LAYOUT,
@@ -34,12 +30,11 @@ from trainer_daemon.engine.data.shards import (
     SPLITS,
     TOKENIZER_FILE,
     Prepared,
-    ShardFile,
-    SplitWriter,
     check_shard,
     fingerprint_of,
     open_set,
     read_meta,
+    split_meta,
     splits_as_json,
     token_dtype,
 )
@@ -54,19 +49,20 @@ from trainer_daemon.engine.data.sources import (
 )
 from trainer_daemon.engine.data.sources.files import FileCorpus
 from trainer_daemon.engine.data.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
+from trainer_daemon.engine.data.window import keep_window
+from trainer_daemon.engine.data.writing import (
+    NOTE_FILE,
+    Note,
+    Progress,
+    documents_behind,
+    first_block_to_train_on,
+    write_blocks,
+)
 
-Progress: TypeAlias = Callable[[str, int, int | None, str], None]
-"""(what, done, total, unit), as in the event PrepareProgress."""
-
-SHARD_TOKENS = 100_000_000
-"""A shard is closed with the batch that reaches this."""
 KEPT_CHARACTERS = 64 * 2**20
 """A corpus up to this size is read once and kept between the tokenizer's training and the writing of its ids."""
-PROCESSES_ABOVE_BYTES = 64 * 2**20
-"""A larger corpus is tokenized in processes: below, their start costs more than they save."""
 MAX_WORKERS = 64
 REPORT_SECONDS = 0.2
-NOTE_FILE = "progress.json"
 
 
 def prepare(
@@ -109,6 +105,39 @@ def prepare(
             f"cannot write the token shards into {place}: {e.strerror or e}; free space or set LLMCTL_HOME"
         ) from e
     return ready
+
+
+def keep_window_of(
+    data: DataSpec,
+    tokenizer: TokenizerSpec,
+    home: Path,
+    folder: Path,
+    reader: Callable[[], tuple[int, int]],
+    progress: Progress,
+    *,
+    workers: int,
+) -> NoReturn:
+    """The spec's text as the few shards about a reader, in `folder`, until the process ends. Raises SpecError, RefusedError."""
+    corpus = open_corpus(data, tokenizer, home)
+    key = _key(corpus, tokenizer, home)
+    progress = _paced(progress)
+    try:
+        (home / "tokenizers").mkdir(parents=True, exist_ok=True)
+        ready, _ = _tokenizer_and_documents(corpus, tokenizer, home, key, progress)
+        keep_window(corpus, ready, folder, key, reader, workers, progress)
+    except OSError as e:
+        raise RefusedError(f"cannot write token shards into {folder}: {e.strerror or e}; free space") from e
+
+
+def set_place(data: DataSpec, tokenizer: TokenizerSpec, home: Path) -> tuple[Path, str]:
+    """(folder of the set that `prepare` makes for this spec, its key). Raises SpecError."""
+    key = _key(open_corpus(data, tokenizer, home), tokenizer, home)
+    return home / "shards" / key, key
+
+
+def draft_of(place: Path) -> Path:
+    """Where a set is written before it is whole."""
+    return place.with_name(f".{place.name}.partial")
 
 
 def check_data(data: DataSpec, tokenizer: TokenizerSpec, home: Path) -> None:
@@ -248,14 +277,14 @@ def _make(
 ) -> None:
     """Write the set and rename it to its place, from where an earlier attempt was interrupted."""
     tokenizer, documents = _tokenizer_and_documents(corpus, spec, home, key, progress)
-    draft = place.with_name(f".{place.name}.partial")
+    draft = draft_of(place)
     try:
         note = _read_note(draft, key, tokenizer)
         if note is None:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
             tokenizer.save(draft / TOKENIZER_FILE)
-            note = _Note(key, 0, dict.fromkeys(SPLITS, ()), dict.fromkeys(SPLITS, 0))
+            note = Note(key)
         _write_set(corpus, spec, tokenizer, documents, draft, note, workers, progress)
         shutil.rmtree(place, ignore_errors=True)
         draft.rename(place)
@@ -322,32 +351,16 @@ def _train_tokenizer(
     return tokenizer, chain(kept, source) if whole else corpus.documents()
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
-    """How far a set is written: what is in it is on the disk, whole."""
-
-    key: str
-    documents: int
-    """That were read, of both splits."""
-    shards: dict[str, tuple[ShardFile, ...]]
-    text_bytes: dict[str, int]
-
-    def save(self, draft: Path) -> None:
-        write_json(draft / NOTE_FILE, asdict(self))
-
-
-def _read_note(draft: Path, key: str, tokenizer: Tokenizer) -> _Note | None:
+def _read_note(draft: Path, key: str, tokenizer: Tokenizer) -> Note | None:
     """Where an interrupted preparation of the same set can go on; None where it has to begin anew."""
     try:
-        stored = json.loads((draft / NOTE_FILE).read_bytes())
-        shards = {name: tuple(ShardFile(**shard) for shard in stored["shards"][name]) for name in SPLITS}
-        note = _Note(stored["key"], stored["documents"], shards, stored["text_bytes"])
+        note = Note.load(draft / NOTE_FILE)
         if note.key != key or Tokenizer.load(draft / TOKENIZER_FILE).content_hash != tokenizer.content_hash:
             return None
         for name in SPLITS:
-            for shard in shards[name]:
+            for shard in note.shards(name):
                 check_shard(draft / name, shard, token_dtype(tokenizer.vocab_size), is_hashed=False)
-    except (OSError, ValueError, KeyError, TypeError, SpecError):
+    except (OSError, ValueError, SpecError):
         return None
     return note
 
@@ -358,45 +371,24 @@ def _write_set(
     tokenizer: Tokenizer,
     documents: Iterator[Document],
     draft: Path,
-    note: _Note,
+    note: Note,
     workers: int,
     progress: Progress,
 ) -> None:
-    dtype = token_dtype(tokenizer.vocab_size)
-    writers = {
-        name: SplitWriter(draft / name, dtype, note.shards[name], note.text_bytes[name]) for name in SPLITS
+    if note.blocks:
+        documents = documents_behind(corpus, note.blocks, progress)
+    with closing(write_blocks(corpus, documents, tokenizer, draft, note.blocks, workers, progress)) as blocks:
+        for block in blocks:
+            note = note.with_block(block)
+            note.save(draft / NOTE_FILE)
+    splits = {
+        name: split_meta(note.shards(name), sum(block.text_bytes[name] for block in note.blocks))
+        for name in SPLITS
     }
-    read = note.documents
-    encoded = encode_all(
-        _after(documents, note.documents, corpus, progress),
-        tokenizer,
-        draft / TOKENIZER_FILE,
-        workers=workers,
-        in_processes=workers > 1 and _is_large(corpus),
-    )
-    try:
-        with closing(encoded):
-            for batch in encoded:
-                _write_batch(batch, writers)
-                read += len(batch.lengths)
-                progress("writing tokens", batch.done, corpus.total, corpus.unit)
-                if max(writer.open_tokens for writer in writers.values()) >= SHARD_TOKENS:
-                    _close_shards(writers)
-                    closed = {name: tuple(writer.shards) for name, writer in writers.items()}
-                    _Note(
-                        key=note.key,
-                        documents=read,
-                        shards=closed,
-                        text_bytes={n: w.text_bytes for n, w in writers.items()},
-                    ).save(draft)
-        _close_shards(writers)
-    finally:
-        for writer in writers.values():
-            writer.abandon()
-    splits = {name: writer.meta() for name, writer in writers.items()}
     if not (splits["train"].documents and splits["held_out"].documents):
         raise SpecError(corpus.lack(train=splits["train"].documents, held_out=splits["held_out"].documents))
-    (draft / NOTE_FILE).unlink(missing_ok=True)
+    first = first_block_to_train_on(note.blocks)
+    assert first is not None, "there is a training document"
     meta: dict[str, Any] = {
         "layout": LAYOUT,
         "key": note.key,
@@ -405,41 +397,15 @@ def _write_set(
         "tokenizer": tokenizer.content_hash,
         "tokenizer_name": spec.name,
         "vocab_size": tokenizer.vocab_size,
-        "dtype": dtype,
+        "dtype": token_dtype(tokenizer.vocab_size),
         "separator": {"id": tokenizer.bos_id, "side": "before"},
         "corpus": corpus.identity(),
         "bits_per_byte_floor": corpus.bits_per_byte_floor(),
+        "first_held_out": sum(1 for block in note.blocks[: first + 1] if block.shards["held_out"]),
         "splits": splits_as_json(splits),
     }
     write_json(draft / META_FILE, meta)
-
-
-def _is_large(corpus: Corpus) -> bool:
-    """Whether it is worth the start of processes: a stream, whose length nobody knows, is taken to be."""
-    return corpus.total is None or (corpus.unit == "bytes" and corpus.total > PROCESSES_ABOVE_BYTES)
-
-
-def _after(
-    documents: Iterator[Document], count: int, corpus: Corpus, progress: Progress
-) -> Iterator[Document]:
-    """The documents behind the first `count`, which are read and passed over."""
-    for document in islice(documents, count):
-        progress("reading up to where it was interrupted", document.done, corpus.total, corpus.unit)
-    yield from documents
-
-
-def _write_batch(batch: Encoded, writers: dict[str, SplitWriter]) -> None:
-    """Each document to its split; neighbours of one split go together."""
-    turns = np.flatnonzero(np.diff(batch.is_held_out)) + 1
-    firsts = np.concatenate([[0], np.cumsum(batch.lengths)])
-    for a, b in pairwise([0, *turns.tolist(), len(batch.lengths)]):
-        writer = writers["held_out" if batch.is_held_out[a] else "train"]
-        writer.add(batch.tokens[firsts[a] : firsts[b]], batch.lengths[a:b], int(batch.text_bytes[a:b].sum()))
-
-
-def _close_shards(writers: dict[str, SplitWriter]) -> None:
-    for writer in writers.values():
-        writer.close_shard()
+    (draft / NOTE_FILE).unlink(missing_ok=True)
 
 
 def _paced(progress: Progress) -> Progress:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.engine.data.shards import Split, TokenArray
+from trainer_daemon.engine.data.shards import Split, SplitMeta, TokenArray
 
 Packing: TypeAlias = Literal["bos-bestfit", "concat", "best-fit-padded"]
 RowArray: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -49,6 +49,10 @@ class Rows(Protocol):
     def padding(self) -> float:
         """Fraction of the rows' positions that are empty."""
 
+    @property
+    def has_padding(self) -> bool:
+        """Whether a row may have empty positions."""
+
     def __len__(self) -> int: ...
     def row(self, i: int) -> RowArray:
         """(T + 1,). Raises IndexError beyond the last row."""
@@ -62,24 +66,35 @@ class Rows(Protocol):
 
 def open_rows(split: Split, sequence_len: int, packing: Packing) -> Rows:
     """The split's rows. Raises SpecError when it has not enough text for a single one."""
-    rows: Rows
+    rows = cut_rows(split, sequence_len, packing)
+    if len(rows) == 0:
+        raise SpecError(too_few(split.folder.name, split.meta, sequence_len))
+    return rows
+
+
+def too_few(name: str, meta: SplitMeta, sequence_len: int) -> str:
+    """That a split does not fill a row, as a sentence."""
+    return (
+        f"data: the set {name} has {meta.tokens} tokens in {meta.documents} documents, too few "
+        f"for one row of {sequence_len + 1}; give more text or lower model.sequence_len"
+    )
+
+
+def cut_rows(split: Split, sequence_len: int, packing: Packing) -> Rows:
+    """The split's rows, of which there may be none."""
     match packing:
         case "concat":
-            rows = ConcatRows(split, sequence_len)
+            return ConcatRows(split, sequence_len)
         case "bos-bestfit":
-            rows = BestFitRows(split, sequence_len)
+            return BestFitRows(split, sequence_len)
         case "best-fit-padded":
-            rows = PaddedRows(split, sequence_len)
-    if len(rows) == 0:
-        raise SpecError(
-            f"data: the set {split.folder.name} has {len(split)} tokens in {split.meta.documents} documents, too few "
-            f"for one row of {sequence_len + 1}; give more text or lower model.sequence_len"
-        )
-    return rows
+            return PaddedRows(split, sequence_len)
 
 
 class ConcatRows:
     """Row i is tokens i T … i T + T: rows share the token they meet at, so that each but the first is a target once."""
+
+    has_padding = False
 
     def __init__(self, split: Split, sequence_len: int) -> None:
         self.sequence_len = sequence_len
@@ -111,6 +126,8 @@ class ConcatRows:
 
 class BestFitRows:
     """A row is made of the largest waiting documents that still fit; when none does, the shortest one is cropped."""
+
+    has_padding = False
 
     def __init__(self, split: Split, sequence_len: int) -> None:
         self.sequence_len = sequence_len
@@ -148,6 +165,8 @@ class PaddedRows:
 
     A document longer than a row is cut into pieces that share the token they meet at, so that each is a target once.
     """
+
+    has_padding = True
 
     def __init__(self, split: Split, sequence_len: int) -> None:
         self.sequence_len = sequence_len
@@ -205,7 +224,8 @@ def _stored_plan(
     name: Packing,
     make: Callable[[npt.NDArray[np.int64], int], npt.NDArray[np.int64]],
 ) -> npt.NDArray[np.int64]:
-    path = split.folder / f"{name}-{sequence_len}-v{PLAN_VERSION}.npy"
+    of_part = f"{split.part}." if split.part else ""
+    path = split.folder / f"{of_part}{name}-{sequence_len}-v{PLAN_VERSION}.npy"
     try:
         plan: npt.NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
         if plan.dtype == np.int64 and plan.ndim == 2:

@@ -24,7 +24,7 @@ from trainer_daemon.engine.data.tokenizer import Tokenizer
 TokenArray: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """uint16, or uint32 for a vocabulary over 65,536."""
 
-LAYOUT = 2
+LAYOUT = 3
 """Part of every key: counts up when the same text would give other shards."""
 SPLITS = ("train", "held_out")
 META_FILE, TOKENIZER_FILE = "meta.json", "tokenizer.json"
@@ -59,9 +59,11 @@ class SplitMeta:
 class Split:
     """The documents of one set as one long row of tokens, mapped from its shards."""
 
-    def __init__(self, folder: Path, meta: SplitMeta, dtype: str) -> None:
+    def __init__(self, folder: Path, meta: SplitMeta, dtype: str, part: str = "") -> None:
         self.folder = folder
         self.meta = meta
+        self.part = part
+        """Which of the folder's shards these are, for names of files; empty: all of them."""
         self.dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype(dtype)
         # plain arrays over the mapping: slicing a memmap costs five times as much
         self._shards: list[TokenArray] = [
@@ -174,18 +176,17 @@ def check_shard(folder: Path, shard: ShardFile, dtype: str, *, is_hashed: bool) 
 
 
 class SplitWriter:
-    """Writes one set's shards, one after the other; goes on behind those that are there already."""
+    """Writes one split's shards, one after the other, behind so many that were written before."""
 
-    def __init__(
-        self, folder: Path, dtype: str, finished: tuple[ShardFile, ...] = (), text_bytes: int = 0
-    ) -> None:
+    def __init__(self, folder: Path, dtype: str, shards_before: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.dtype = np.dtype(dtype)
-        self.shards = list(finished)
-        self.text_bytes = text_bytes
         self.open_tokens = 0
         """In the shard that is not closed yet."""
+        self.text_bytes = 0
+        """Of its documents."""
+        self._number = shards_before
         self._file: BinaryIO | None = None
         self._hash = sha256()
         self._starts: list[npt.NDArray[np.int64]] = []
@@ -195,7 +196,7 @@ class SplitWriter:
         if len(lengths) == 0:
             return
         if self._file is None:
-            self._file = (self.folder / f"{len(self.shards):06d}.bin").open("wb", buffering=1 << 20)
+            self._file = (self.folder / f"{self._number:06d}.bin.partial").open("wb", buffering=1 << 20)
             self._file.write(bytes(HEADER_BYTES))
         payload = tokens.astype(self.dtype, copy=False).tobytes()
         self._file.write(payload)
@@ -205,11 +206,11 @@ class SplitWriter:
         self.open_tokens += int(ends[-1])
         self.text_bytes += text_bytes
 
-    def close_shard(self) -> None:
-        """Everything that was added is a shard on the disk when this returns."""
+    def close_shard(self) -> ShardFile | None:
+        """Everything that was added is a shard on the disk when this returns; None where nothing was."""
         if self._file is None:
-            return
-        name = f"{len(self.shards):06d}"
+            return None
+        name = f"{self._number:06d}"
         starts = np.concatenate([*self._starts, np.array([self.open_tokens])])
         index = starts.astype("<u8").tobytes()
         self._hash.update(index)
@@ -220,19 +221,22 @@ class SplitWriter:
             for file in self._file, index_file:
                 file.flush()
                 os.fsync(file.fileno())
+        Path(self._file.name).replace(self.folder / f"{name}.bin")
         fsync_folder(self.folder)
-        self.shards.append(ShardFile(name, self.open_tokens, len(starts) - 1, self._hash.hexdigest()))
-        self._file, self._hash, self._starts, self.open_tokens = None, sha256(), [], 0
-
-    def meta(self) -> SplitMeta:
-        """Of the shards that are closed."""
-        tokens, documents = sum(s.tokens for s in self.shards), sum(s.documents for s in self.shards)
-        return SplitMeta(tokens, documents, self.text_bytes, tuple(self.shards))
+        shard = ShardFile(name, self.open_tokens, len(starts) - 1, self._hash.hexdigest())
+        self._file, self._hash, self._starts, self.open_tokens, self.text_bytes = None, sha256(), [], 0, 0
+        self._number += 1
+        return shard
 
     def abandon(self) -> None:
         """Let go of a file that an error left open."""
         if self._file is not None:
             self._file.close()
+
+
+def split_meta(shards: tuple[ShardFile, ...], text_bytes: int) -> SplitMeta:
+    """Of these shards."""
+    return SplitMeta(sum(s.tokens for s in shards), sum(s.documents for s in shards), text_bytes, shards)
 
 
 def fingerprint_of(tokenizer: Tokenizer, splits: dict[str, SplitMeta]) -> str:

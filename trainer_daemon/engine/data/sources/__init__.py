@@ -10,7 +10,13 @@ from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.places import resolve_path
 from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
 from trainer_daemon.contract.vocabulary import named_vocabulary
-from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, HELD_OUT_RULES, Corpus, Document
+from trainer_daemon.engine.data.sources.documents import (
+    HELD_OUT_EVERY,
+    HELD_OUT_RULES,
+    Corpus,
+    Document,
+    Place,
+)
 from trainer_daemon.engine.data.sources.files import EXTENSIONS, FileCorpus, find_files
 from trainer_daemon.engine.data.sources.hub import PREFIX as HUB_PREFIX
 from trainer_daemon.engine.data.sources.hub import HubCorpus, parse_address
@@ -25,6 +31,7 @@ __all__ = [
     "HELD_OUT_RULES",
     "Corpus",
     "Document",
+    "Place",
     "absolute_source",
     "check_source",
     "find_files",

@@ -5,6 +5,7 @@ shuffled and no buffer shuffles them, since rows are put in order later and a bu
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -19,12 +20,24 @@ HELD_OUT_EVERY = 100
 """With `held_out = "hundredth"`: documents 0, 100, 200, … are never trained on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Somewhere in a corpus where reading can begin, without what comes before."""
+
+    documents: int
+    """That come before it."""
+    at: Any
+    """The corpus's own word for it, a JSON value."""
+
+
 class Document(NamedTuple):
     content: Content
     """Text, or ids without their separators where the source holds tokens."""
     is_held_out: bool
     done: int
     """How far the corpus is read once this document is, in the corpus's own unit."""
+    place: Place | None = None
+    """The nearest one at or before this document; None: the corpus can be read from its beginning only."""
 
 
 class Corpus(Protocol):
@@ -49,8 +62,12 @@ class Corpus(Protocol):
     def identity(self) -> dict[str, Any]:
         """JSON values that change whenever the documents could."""
 
-    def documents(self) -> Iterator[Document]:
-        """From the first one on, at every call. No document is empty. Raises SpecError for what cannot be read."""
+    def documents(self, start: Place | None = None) -> Iterator[Document]:
+        """From the first one on, or from a place that a document of this corpus named, at every call.
+
+        Files and splits that are held out as a whole come first, so that they are there when training begins. No document
+        is empty. Raises SpecError for what cannot be read.
+        """
 
     def bits_per_byte_floor(self) -> float | None:
         """Entropy of the held-out documents in bits per byte, where it is known."""

@@ -1,7 +1,7 @@
 """Files of the user's own, file after file in sorted order, and the rules by which some of them are held out.
 
-All of a corpus is text or all of it is ids. Files to be held out are read last, whatever their names: they are never the
-head of anything, and training documents keep their order when the held-out file changes.
+All of a corpus is text or all of it is ids. Files to be held out are read first, whatever their names: training may begin
+before the rest is read, and training documents keep their order when the held-out file changes.
 """
 
 import os
@@ -17,7 +17,7 @@ from trainer_daemon.contract.places import matches, resolve_path
 from trainer_daemon.contract.spec import DataSpec
 from trainer_daemon.contract.vocabulary import Vocabulary
 from trainer_daemon.engine.data.sources import text as txt
-from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, Document
+from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, Document, Place
 from trainer_daemon.engine.data.sources.hdf5 import count_hdf5, read_hdf5
 from trainer_daemon.engine.data.sources.jsonl import read_jsonl
 from trainer_daemon.engine.data.sources.parquet import read_parquet
@@ -80,20 +80,30 @@ class FileCorpus:
             **rules,
         }
 
-    def documents(self) -> Iterator[Document]:
-        yield from self.training_documents()
-        yield from self.held_out_documents()
+    def documents(self, start: Place | None = None) -> Iterator[Document]:
+        held_out, train = self._stretches(self.held_out), self._stretches(self.train)
+        stretches = [*held_out, *train]
+        first, read = (start.at, start.documents) if start else (0, 0)
+        before = sum(self._sizes[file] for files in stretches[:first] for file in files)
+        for number in range(first, len(stretches)):
+            place = Place(read, number)
+            for content, done in self._contents(stretches[number], before):
+                is_held_out = number < len(held_out) or (not held_out and read % HELD_OUT_EVERY == 0)
+                yield Document(content, is_held_out, done, place)
+                read += 1
+            before += sum(self._sizes[file] for file in stretches[number])
+
+    def _stretches(self, files: list[Path]) -> list[list[Path]]:
+        """Files that are read in one go: each its own for text, all of them for ids, whose documents may run on."""
+        return [files] if self.holds_tokens and files else [[file] for file in files]
 
     def training_documents(self) -> Iterator[Document]:
         """All but those of held-out files."""
-        takes_hundredth = not self.held_out
-        for index, (content, done) in enumerate(self._contents(self.train, 0)):
-            yield Document(content, takes_hundredth and index % HELD_OUT_EVERY == 0, done)
+        return self.documents(Place(0, len(self._stretches(self.held_out))))
 
     def held_out_documents(self) -> Iterator[Document]:
         """Those of held-out files."""
-        before = sum(self._sizes[file] for file in self.train)
-        for content, done in self._contents(self.held_out, before):
+        for content, done in self._contents(self.held_out, 0):
             yield Document(content, is_held_out=True, done=done)
 
     def bits_per_byte_floor(self) -> float | None:

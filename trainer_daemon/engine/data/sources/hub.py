@@ -10,12 +10,14 @@ from typing import Any
 
 from trainer_daemon.contract.errors import LlmctlError, RefusedError, SpecError
 from trainer_daemon.contract.spec import DataSpec
-from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, Document
+from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, Document, Place
 from trainer_daemon.engine.data.sources.jsonl import no_such_field
 from trainer_daemon.engine.data.tokenizer import without_lone_surrogates
 
 PREFIX = "hf://"
 TRAIN_SPLIT = "train"
+PLACE_EVERY = 1000
+"""Documents from one place to the next at which reading can begin again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,19 @@ class HubCorpus:
             "text_field": self.data.text_field,
         }
 
-    def documents(self) -> Iterator[Document]:
-        done = 0
-        for text in self._texts(TRAIN_SPLIT):
-            is_held_out = self.held_out_split is None and done % HELD_OUT_EVERY == 0
-            done += 1
-            yield Document(text, is_held_out, done)
-        if self.held_out_split:
-            for text in self._texts(self.held_out_split):
+    def documents(self, start: Place | None = None) -> Iterator[Document]:
+        splits = [split for split in (self.held_out_split, TRAIN_SPLIT) if split]
+        done = start.documents if start else 0
+        first, state = start.at if start else (splits[0], None)
+        for split in splits[splits.index(first) :]:
+            place = Place(done, [split, state])
+            for text, stream in self._texts(split, state):
+                by_hundredth = self.held_out_split is None and done % HELD_OUT_EVERY == 0
+                yield Document(text, split == self.held_out_split or by_hundredth, done + 1, place)
                 done += 1
-                yield Document(text, is_held_out=True, done=done)
+                if done % PLACE_EVERY == 0:
+                    place = Place(done, [split, stream.state_dict()])
+            state = None
 
     def bits_per_byte_floor(self) -> float | None:
         return None
@@ -58,7 +63,8 @@ class HubCorpus:
     def lack(self, *, train: int, held_out: int) -> str:
         return f"data.source: {self.name} gives {train} documents to train on and {held_out} to hold out"
 
-    def _texts(self, split: str) -> Iterator[str]:
+    def _texts(self, split: str, state: dict[str, Any] | None) -> Iterator[tuple[str, Any]]:
+        """(text, the stream behind it), from a state that such a stream had."""
         try:
             import datasets
         except ImportError as e:
@@ -70,6 +76,8 @@ class HubCorpus:
         field = self.data.text_field
         try:
             stream = datasets.load_dataset(path, config, split=split, revision=revision, streaming=True)
+            if state is not None:
+                stream.load_state_dict(state)
             for number, row in enumerate(stream):
                 if field not in row:
                     raise SpecError(
@@ -81,7 +89,7 @@ class HubCorpus:
                         f'data.text_field: "{field}" of row {number:,} of {self.name} is a {kind}, not text'
                     )
                 if row[field]:
-                    yield without_lone_surrogates(row[field])
+                    yield without_lone_surrogates(row[field]), stream
         except LlmctlError:
             raise
         except Exception as e:  # the library passes on the classes of whatever it reads with

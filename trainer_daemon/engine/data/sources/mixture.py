@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.engine.data.sources.documents import Corpus, Document
+from trainer_daemon.engine.data.sources.documents import Corpus, Document, Place
 from trainer_daemon.engine.data.sources.files import FileCorpus
 
 
@@ -36,14 +36,18 @@ class MixtureCorpus:
     def identity(self) -> dict[str, Any]:
         return {"source": "mixture", "parts": [[corpus.identity(), weight] for corpus, weight in self.parts]}
 
-    def documents(self) -> Iterator[Document]:
+    def documents(self, start: Place | None = None) -> Iterator[Document]:
+        assert start is None, "a mixture names no places: where it stands is where each of its parts stands"
         done = [0] * len(self.parts)
         for part, document in self._in_turn():
             done[part] = document.done
-            yield document._replace(done=sum(done))
+            yield document._replace(done=sum(done), place=None)
 
     def _in_turn(self) -> Iterator[tuple[int, Document]]:
-        """(number of the part, its next document): those to train on by their shares, then files that are held out."""
+        """(number of the part, its next document): files that are held out, then those to train on by their shares."""
+        for part, (corpus, _) in enumerate(self.parts):
+            if isinstance(corpus, FileCorpus):
+                yield from ((part, document) for document in corpus.held_out_documents())
         streams = [_without_held_out_files(corpus) for corpus, _ in self.parts]
         weights = [weight for _, weight in self.parts]
         sizes = [0] * len(self.parts)
@@ -55,9 +59,6 @@ class MixtureCorpus:
                 content = document.content
                 sizes[part] += len(content.encode()) if isinstance(content, str) else len(content)
             yield part, document
-        for part, (corpus, _) in enumerate(self.parts):
-            if isinstance(corpus, FileCorpus):
-                yield from ((part, document) for document in corpus.held_out_documents())
 
     def bits_per_byte_floor(self) -> float | None:
         return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer_daemon.contract.spec import DataSpec
-from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, Document
+from trainer_daemon.engine.data.sources.documents import HELD_OUT_EVERY, Document, Place
 from trainer_daemon.engine.data.stories import GENERATOR_VERSION, floor_bits_per_byte, is_held_out, story
 
 
@@ -34,9 +34,11 @@ class StoryCorpus:
             "seed": self.data.seed,
         }
 
-    def documents(self) -> Iterator[Document]:
-        for i in range(self.data.stories):
-            yield Document(story(self.data.seed, i, self.data.level).text, is_held_out(i), i + 1)
+    def documents(self, start: Place | None = None) -> Iterator[Document]:
+        for i in range(start.documents if start else 0, self.data.stories):
+            yield Document(
+                story(self.data.seed, i, self.data.level).text, is_held_out(i), i + 1, Place(i, None)
+            )
 
     def bits_per_byte_floor(self) -> float | None:
         # the first thousand held-out stories settle it to a fraction of a per cent; all of 10^6 would take minutes
