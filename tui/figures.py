@@ -88,12 +88,12 @@ def _lines(
 
 
 def _marks(state: RunState, axis: XAxis) -> list[Mark]:
-    saved = _along(state, [c.step for c in state.checkpoints.values()], axis)
-    restarted = _along(state, state.restart_steps, axis)
+    saved = along(state, [c.step for c in state.checkpoints.values()], axis)
+    restarted = along(state, state.restart_steps, axis)
     return [*(Mark(x, "checkpoint") for x in saved), *(Mark(x, "restart") for x in restarted)]
 
 
-def _along(state: RunState, steps: Sequence[int], axis: XAxis) -> list[float]:
+def along(state: RunState, steps: Sequence[int], axis: XAxis) -> list[float]:
     """Where steps lie on an axis, by the training steps around them."""
     if axis == "step":
         return [float(step) for step in steps]

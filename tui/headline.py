@@ -36,10 +36,11 @@ def headline(
     width: int,
     ink: Palette,
     place: str = "",
+    unseen: int = 0,
 ) -> Text:
     """State, name, progress, time left and link in one row of at most `width` cells.
 
-    `place`: the other machine that the run is on, and how the way there is.
+    `place`: the other machine that the run is on, and how the way there is. `unseen`: alerts that nobody has said to have seen.
     """
     status = state.status
     colour = hue(ink, HUE_OF_STATE[status.state])
@@ -67,6 +68,8 @@ def headline(
         pieces.append(Text(f"step {count(status.step)}"))
     if status.eta_seconds is not None and not state.has_ended:
         pieces.append(Text.assemble(("ETA ", ink.muted), duration(max(1.0, status.eta_seconds))))
+    if unseen:
+        pieces.append(Text(f"{unseen} alert{'s' * (unseen > 1)}", hue(ink, ORANGE)))
     if status.restarts:
         pieces.append(Text(f"{status.restarts} restart{'s' * (status.restarts > 1)}", hue(ink, ORANGE)))
 
@@ -97,8 +100,11 @@ def is_silent(state: RunState, silent_seconds: float) -> bool:
     return silent_seconds > max(SILENCE_SECONDS, 10 * (state.status.step_seconds or 0.0))
 
 
-def banner(state: RunState, width: int, ink: Palette) -> list[Text]:
-    """What is wrong, or what to do now that the run has ended; no line at all while it simply goes on."""
+def banner(state: RunState, width: int, ink: Palette, *, hides_alert: bool = False) -> list[Text]:
+    """What is wrong, or what to do now that the run has ended; no line at all while it simply goes on.
+
+    `hides_alert`: the newest alert is known to the reader.
+    """
     status = state.status
     lines: list[Text] = []
     if status.error is not None:
@@ -106,7 +112,7 @@ def banner(state: RunState, width: int, ink: Palette) -> list[Text]:
         if status.state == "failed" and "llmctl" not in status.error["message"]:
             advice = f"read the log (4); then continue from the last checkpoint: llmctl resume {status.name}"
             lines += _wrapped(advice, width, ink.muted, most=2)
-    elif status.alert is not None and status.step - status.alert["step"] <= ALERT_STEPS:
+    elif status.alert is not None and not hides_alert and status.step - status.alert["step"] <= ALERT_STEPS:
         lines = _wrapped(printable(status.alert["message"]), width, hue(ink, ORANGE), most=2)
     elif status.state == "stopped":
         lines = _wrapped(f"stopped; continue it with: llmctl resume {status.name}", width, ink.muted, most=1)

@@ -42,12 +42,13 @@ from trainer_daemon.contract.events import (
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.status import RunStatus
 from trainer_daemon.contract.text import printable
+from tui.alarms import Alarm, alarm_of
 from tui.chart.axis import compact
 from tui.machine import Machine
 from tui.store import Ema, RunHistory
 from tui.wording import count, size
 
-Area = Literal["status", "curves", "checkpoints", "samples", "notes", "system"]
+Area = Literal["status", "curves", "checkpoints", "samples", "notes", "system", "alerts"]
 """What a batch of records can change; a widget draws again when its own area did."""
 Level = Literal["info", "good", "warning", "error"]
 
@@ -139,6 +140,8 @@ class RunState:
         """What was changed while it trained, in order."""
         self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
         self.notes: deque[Note] = deque(maxlen=NOTES_KEPT)
+        self.alarms: list[Alarm] = []
+        """What went wrong, in the order in which it did."""
         self.restart_steps: list[int] = []
         """Where training went on from a checkpoint."""
         self.best_step: int | None = None
@@ -189,6 +192,9 @@ class RunState:
         for record in records:
             self.status.apply(record)
             changed.add("status")
+            if (alarm := alarm_of(record, self.status.step)) is not None:
+                self.alarms.append(alarm)
+                changed.add("alerts")
             if record.event is not None:
                 changed |= self._fold(record.event, record.wall)
         self._append_rows()

@@ -33,6 +33,7 @@ from trainer_daemon.contract.spec import RunSpec
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LOG_PATTERN = re.compile(r"supervisor|agent|rank-[0-9]{1,4}")
+EVIDENCE_PATTERN = re.compile(r"evidence/[\w-]+\.json", re.ASCII)
 STACKS_SIGNAL = signal.SIGUSR2
 """Makes a rank append the stacks of all its threads to its `rank_stacks` file."""
 TRACE_SIGNAL: int | None = getattr(signal, "SIGRTMIN", None)
@@ -152,13 +153,14 @@ class RunDir:
     def read_log(self, source: str, offset: int) -> tuple[str, int, int]:
         """Part of a log: (text, offset of what follows it, size of the file).
 
-        `source` is rank-K, agent or supervisor. A negative offset counts from the end; one beyond it means that the file
+        `source` is rank-K, agent or supervisor, or what an alert names as its evidence. A negative offset counts from the end; one beyond it means that the file
         was begun anew, which is then read from its start. A log that is not there yet is empty. Raises NotFoundError for another source.
         """
-        if not LOG_PATTERN.fullmatch(source):
+        is_evidence = EVIDENCE_PATTERN.fullmatch(source) is not None
+        if not is_evidence and not LOG_PATTERN.fullmatch(source):
             raise NotFoundError(f'"{source}" is no log; there are: supervisor, agent, rank-0, rank-1, …')
         try:
-            with (self.logs / f"{source}.log").open("rb") as file:
+            with (self.path / source if is_evidence else self.logs / f"{source}.log").open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 start = max(0, size + offset) if offset < 0 else offset if offset <= size else 0
                 file.seek(start)

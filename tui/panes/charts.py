@@ -14,8 +14,9 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher
 
 from tui.chart.figure import Figure
+from tui.chart.scene import to_axis
 from tui.chart.widget import Chart
-from tui.figures import CHARTS, ChartSpec, figure, first_view
+from tui.figures import CHARTS, ChartSpec, along, figure, first_view
 from tui.headline import READINGS_WIDTH, note_line, preparation, readings, sample_text, sample_title, strip
 from tui.ink import palette_of
 from tui.panes.pane import Pane
@@ -30,6 +31,8 @@ BEST_ASPECT = 3.2
 WIDE = 100
 """From this width on there is room for the column of figures."""
 PREPARING_MARGIN = 12
+LEAST_REACH, REACH_SHARE = 50, 0.05
+"""Steps before and after one that is looked at: so many, or this share of the run."""
 TALL = 32
 """From this height on there is room for the latest words."""
 
@@ -147,6 +150,15 @@ class ChartGrid(Container):
         if isinstance(chart := self.screen.focused, RunChart):
             self._alone = None if self._alone is chart else chart
             self._arrange()
+
+    def look_at(self, state: RunState, step: int) -> None:
+        """Put the crosshair of all charts on a step, with some of what was before and after it around."""
+        chart = self.charts[0]
+        reach = max(LEAST_REACH, round(state.status.step * REACH_SHARE))
+        places = along(state, [max(step - reach, 1), step, step + reach], chart.x_axis)
+        ends = [to_axis(place, log=chart.view.log_x) for place in places]
+        if len(ends) == 3 and ends[0] < ends[2]:
+            chart.view = replace(chart.view, x_span=ends[2] - ends[0], x_end=ends[2], cursor=ends[1], y=None)
 
     def go_back(self) -> bool:
         was_alone, self._alone = self._alone is not None, None

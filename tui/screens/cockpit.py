@@ -31,8 +31,9 @@ from tui.chart.widget import Chart
 from tui.clipboard import fitting
 from tui.errands import Errand
 from tui.feed import FeedOpener, LinkState, Watch, place_of
-from tui.ink import SKY, hue, palette_of
+from tui.ink import ORANGE, SKY, hue, palette_of
 from tui.overlay import MOST_RUNS, Overlay
+from tui.panes.alerts import AlertsPane
 from tui.panes.charts import ChartGrid, ChartsPane
 from tui.panes.checkpoints import CheckpointsPane
 from tui.panes.log import LogPane
@@ -64,8 +65,10 @@ FRAME_SECONDS, REMOTE_FRAME_SECONDS = 1 / 10, 1 / 4
 CLOCK_SECONDS = 1.0
 FOLD_SECONDS = 0.02
 """Of each tick, at most, while history is read: keys stay quick."""
-ALL_AREAS: frozenset[Area] = frozenset({"status", "curves", "checkpoints", "samples", "notes", "system"})
-PANES = ("charts", "samples", "checkpoints", "log", "runs", "system", "spec")
+ALL_AREAS: frozenset[Area] = frozenset(
+    {"status", "curves", "checkpoints", "samples", "notes", "system", "alerts"}
+)
+PANES = ("charts", "samples", "checkpoints", "log", "runs", "system", "spec", "alerts")
 PANE_TOOLTIPS = (
     "Curves and figures",
     "What the model writes",
@@ -74,6 +77,7 @@ PANE_TOOLTIPS = (
     "All runs on this machine",
     "Ranks and devices: where a step's time goes, and who is slow",
     "The spec: what differs from its preset or another run",
+    "What went wrong, its likely cause, and what to do",
 )
 
 
@@ -86,6 +90,7 @@ def key_sections() -> list[Section]:
         ("Everywhere", (Cockpit, CockpitScreen)),
         ("On a chart", (ChartGrid, Chart)),
         ("On a checkpoint", (CheckpointsPane,)),
+        ("On an alert", (AlertsPane,)),
         ("In the list of runs", (RunsPane,)),
         ("In the spec", (SpecPane,)),
         ("In the line that picks or searches", (SearchInput,)),
@@ -238,6 +243,7 @@ class CockpitScreen(Screen[None]):
             yield RunsPane(id="runs")
             yield SystemPane(id="system")
             yield SpecPane(id="spec")
+            yield AlertsPane(id="alerts")
         yield PromptLine()
         yield Lines([Text()], id="keys")
 
@@ -251,6 +257,7 @@ class CockpitScreen(Screen[None]):
         for chart in self.query_one(ChartGrid).charts:
             chart.symbols = self._symbols
         self.query_one(SystemPane).symbols = self._symbols
+        self.query_one(AlertsPane).acknowledged.keeps = not self.is_read_only
         if self._first_run is None:
             self.action_show_pane("runs")
         else:
@@ -277,6 +284,7 @@ class CockpitScreen(Screen[None]):
         self._watch.start()
         self.query_one(LogPane).follow(run)
         self.query_one(SpecPane).follow(run)
+        self.query_one(AlertsPane).follow(run)
         self._redraw_all()
 
     def _let_go(self) -> None:
@@ -370,11 +378,17 @@ class CockpitScreen(Screen[None]):
         """Header, banner, prompt and keys. Each repaints only what differs."""
         ink, width = palette_of(self.app), self.size.width
         link = self._link
+        alerts = self.query_one(AlertsPane)
         silent = time.time() - (self.state.status.updated_at or time.time())
         self._lines("headline").show(
-            [headline.headline(self.state, link, silent, width, ink, self._place_words())]
+            [
+                headline.headline(
+                    self.state, link, silent, width, ink, self._place_words(), alerts.unseen(self.state)
+                )
+            ]
         )
-        self._lines("banner").show(headline.banner(self.state, width, ink))
+        hides_alert = self.pane is alerts or alerts.hides_banner(self.state)
+        self._lines("banner").show(headline.banner(self.state, width, ink, hides_alert=hides_alert))
         placeholder = "a beginning for the model to continue" if self.run_folder else "open a run first"
         sampling = Text(str(self.sampling), ink.muted) if width >= 60 else Text()
         target = Text.assemble((f"{self._target_words()} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
@@ -397,8 +411,10 @@ class CockpitScreen(Screen[None]):
         line = Text(" ")
         for number, name in enumerate(PANES, 1):
             line.append(f"{number} ", hue(ink, SKY))
-            if name == current or not is_narrow:
+            unseen = self.query_one(AlertsPane).unseen(self.state) if name == "alerts" else 0
+            if name == current or unseen or not is_narrow:
                 line.append(name, ink.title if name == current else ink.muted)
+                line.append(f" {unseen}" if unseen else "", hue(ink, ORANGE))
                 line.append(" " if is_narrow else "  ")
         hints = list(self.pane.HINTS)
         if not hints and self.is_read_only:
@@ -717,6 +733,10 @@ class CockpitScreen(Screen[None]):
             self._asking.stop()
         else:
             self.focus_pane()
+
+    @on(AlertsPane.Sought)
+    def _look_at(self, message: AlertsPane.Sought) -> None:
+        self.query_one(ChartGrid).look_at(self.state, message.step)
 
     @on(RunsPane.Chosen)
     def _open_chosen(self, message: RunsPane.Chosen) -> None:
