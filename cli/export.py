@@ -53,5 +53,6 @@ def export(
     say(f"{hugging_face.NOT_IN_TRANSFORMERS}.")
     if to == "hf":
         say(
-            f'So the folder carries its code: AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)'
+            "So the folder carries its code: give trust_remote_code=True to AutoModelForCausalLM.from_pretrained and to "
+            f'AutoTokenizer.from_pretrained("{folder}")'
         )

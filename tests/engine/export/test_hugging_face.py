@@ -1,17 +1,23 @@
 """Checkpoints that other tools read."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import pytest
 import torch
+from jinja2 import TemplateError
 from safetensors.torch import load_file
 
 from tests.tiny import Recorder, run_tiny, tiny_spec
 from trainer_daemon.contract.errors import RefusedError
+from trainer_daemon.contract.generation import Message
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.export.hugging_face import byte_alphabet, export, merges
+from trainer_daemon.engine.inference.conversation import conversation_ids, ends_of_answer
 from trainer_daemon.engine.inference.session import StoredModel, read_model
 from trainer_daemon.engine.models.gpt import GPT
 
@@ -84,19 +90,23 @@ def test_nothing_that_is_there_is_written_over_and_nothing_half_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
+@pytest.fixture
+def transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Without a network; it copies the code of a folder into its own."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return cast("ModuleType", pytest.importorskip("transformers"))
+
+
 @pytest.mark.slow
 def test_transformers_loads_the_folder_and_computes_the_same(
-    stored: StoredModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: StoredModel, tmp_path: Path, transformers: ModuleType
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))  # where it copies the folder's code to
-    transformers = pytest.importorskip(
-        "transformers", reason="transformers is not installed: pip install transformers"
-    )
     folder = str(tmp_path / "out")
     export(stored, tmp_path / "out", "hf", torch.float32)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert tokenizer.chat_template is None, "a base model answers nothing"
     for text in TEXTS:
         ids = tokenizer(text, split_special_tokens=True)["input_ids"]
         assert ids == [stored.tokenizer.bos_id, *stored.tokenizer.encode(text)]
@@ -111,3 +121,21 @@ def test_transformers_loads_the_folder_and_computes_the_same(
     written = model.generate(ids[:1, :5], max_new_tokens=8, do_sample=False, eos_token_id=-1)
     with torch.no_grad():
         assert all(int(ours(written[:, :n])[0, -1].argmax()) == written[0, n] for n in range(5, 13))
+
+
+@pytest.mark.slow
+def test_a_conversation_is_to_transformers_what_it_is_to_us(
+    stored: StoredModel, tmp_path: Path, transformers: ModuleType
+) -> None:
+    export(replace(stored, is_chat=True), tmp_path / "out", "hf", torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    first = [Message("system", "Be kind."), Message("user", "Who is it?\n")]
+    for talk in (first, first[1:], [*first, Message("assistant", " Tom."), Message("user", "naïve 🙂")]):
+        told = [{"role": message.role, "content": message.text} for message in talk]
+        theirs = tokenizer.apply_chat_template(told, add_generation_prompt=True)["input_ids"]
+        assert theirs == conversation_ids(talk, stored.tokenizer)
+    with pytest.raises(TemplateError, match="in turns"):
+        tokenizer.apply_chat_template([{"role": "assistant", "content": "a"}])
+    ends = transformers.GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
+    assert set(ends) == ends_of_answer(stored.tokenizer)
+    assert tokenizer.eos_token == "<|assistant_end|>"

@@ -2,7 +2,8 @@
 
 No family of transformers computes what this model computes (its NanoChat is an older, smaller function), so the folder
 carries `modeling_llmctl.py`, which transformers runs only for those who say `trust_remote_code=True`. The tokenizer needs
-no code: it is byte-level BPE with its own split pattern, spelled out as the `tokenizers` library reads it.
+no code: it is byte-level BPE with its own split pattern, spelled out as the `tokenizers` library reads it. A model that was
+trained on conversations brings its template, so `apply_chat_template` gives the ids that our own `chat` gives.
 """
 
 import json
@@ -17,16 +18,19 @@ import torch
 from safetensors.torch import save_file
 
 from trainer_daemon.contract.errors import RefusedError
-from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
+from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS
+from trainer_daemon.contract.vocabulary import ASSISTANT_END
 from trainer_daemon.engine.data.tokenizer import Tokenizer
+from trainer_daemon.engine.inference.conversation import ends_of_answer
 from trainer_daemon.engine.inference.session import StoredModel
 from trainer_daemon.engine.models.gpt import LOGIT_CAP, QK_GAIN, ROTARY_BASE, VALUE_GATE_MAX
 
 Layout = Literal["hf", "safetensors"]
 MODELING = "modeling_llmctl.py"
+CHAT_TEMPLATE = "chat_template.jinja"
 NOT_IN_TRANSFORMERS = (
     "transformers has no architecture that computes this model: its NanoChat lacks value embeddings, the smear, sliding "
-    "windows, residual scalars and backout"
+    "windows, the gain of queries and keys, residual scalars and backout"
 )
 
 
@@ -43,13 +47,14 @@ def export(model: StoredModel, folder: Path, layout: Layout, dtype: torch.dtype)
     try:
         tensors = {name: tensor.to(dtype).contiguous() for name, tensor in model.tensors.items()}
         save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
-        _write(draft / "config.json", config(model.shape, model.tokenizer, dtype, with_code=layout == "hf"))
+        _write(draft / "config.json", config(model, dtype, with_code=layout == "hf"))
         _write(draft / "tokenizer.json", fast_tokenizer(model.tokenizer))
         if layout == "hf":
             _write(draft / "tokenizer_config.json", tokenizer_config(model))
-            _write(draft / "generation_config.json", generation_config(model.tokenizer))
-            code = files("trainer_daemon.engine.export").joinpath(MODELING).read_text()
-            (draft / MODELING).write_text(code, encoding="utf-8")
+            _write(draft / "generation_config.json", generation_config(model))
+            for name in (MODELING, CHAT_TEMPLATE) if model.is_chat else (MODELING,):
+                content = files("trainer_daemon.engine.export").joinpath(name).read_bytes()
+                (draft / name).write_bytes(content)
         draft.chmod(0o777 & ~_umask())
         draft.rename(folder)
     except BaseException:
@@ -68,8 +73,9 @@ def _umask() -> int:
     return mask
 
 
-def config(shape: ModelShape, tokenizer: Tokenizer, dtype: torch.dtype, *, with_code: bool) -> dict[str, Any]:
+def config(model: StoredModel, dtype: torch.dtype, *, with_code: bool) -> dict[str, Any]:
     """config.json: the shape and every constant of the function."""
+    shape = model.shape
     code = {
         "AutoConfig": "modeling_llmctl.LlmctlConfig",
         "AutoModelForCausalLM": "modeling_llmctl.LlmctlForCausalLM",
@@ -96,21 +102,26 @@ def config(shape: ModelShape, tokenizer: Tokenizer, dtype: torch.dtype, *, with_
         "smear_gate_channels": SMEAR_GATE_CHANNELS,
         "final_logit_softcapping": LOGIT_CAP,
         "norm_eps": torch.finfo(torch.float32).eps,
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.bos_id,
+        "bos_token_id": model.tokenizer.bos_id,
+        "eos_token_id": ends(model),
         "tie_word_embeddings": False,
         "use_cache": False,
     }
 
 
-def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """A document's beginning is the end of the one before."""
+def generation_config(model: StoredModel) -> dict[str, Any]:
+    """How `generate` begins and ends."""
     return {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.bos_id,
-        "pad_token_id": tokenizer.bos_id,
+        "bos_token_id": model.tokenizer.bos_id,
+        "eos_token_id": ends(model),
+        "pad_token_id": model.tokenizer.bos_id,
         "use_cache": False,
     }
+
+
+def ends(model: StoredModel) -> int | list[int]:
+    """The ids that end a text: a document's beginning is the end of the one before, and an answer has an end of its own."""
+    return sorted(ends_of_answer(model.tokenizer)) if model.is_chat else model.tokenizer.bos_id
 
 
 def tokenizer_config(model: StoredModel) -> dict[str, Any]:
@@ -121,7 +132,7 @@ def tokenizer_config(model: StoredModel) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": bos,
-        "eos_token": bos,
+        "eos_token": ASSISTANT_END if model.is_chat else bos,
         "model_max_length": model.shape.sequence_len,
         "clean_up_tokenization_spaces": False,
     }
