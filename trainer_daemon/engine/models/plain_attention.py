@@ -99,7 +99,7 @@ class _BF16OnCPU(torch.autograd.Function):
         for p, (first, end, low, high) in zip(weights, _blocks(T, S, ctx.window), strict=True):
             score_grad = torch.bmm(g[:, first:end], v[:, low:high].mT)  # (B·H, queries, keys)
             score_grad.sub_(dot[:, first:end]).mul_(p).mul_(D**-0.5)
-            torch.bmm(score_grad, k[:, low:high], out=q_grad[:, first:end])
+            q_grad[:, first:end] = torch.bmm(score_grad, k[:, low:high])
             k_grad[:, low:high] += torch.bmm(score_grad.mT, q[:, first:end])
             v_grad[:, low:high] += torch.bmm(p.mT, g[:, first:end])
         return q_grad.view(B, H, T, D), k_grad.view(B, H, S, D), v_grad.view(B, H, S, D), None
@@ -110,15 +110,27 @@ def _per_query_head(z: Tensor, q: Tensor) -> Tensor:
     return z if z.size(1) == q.size(1) else z.repeat_interleave(q.size(1) // z.size(1), dim=1)
 
 
-@lru_cache(maxsize=64)
 def _band(T: int, S: int, window: int, device: torch.device) -> Tensor:
     """(T, S) booleans, true where the query sees the key."""
+    # a compiler makes the mask part of its graph, and warns of a cache that it cannot see
+    make = _make_band if torch.compiler.is_compiling() else _kept_band
+    return make(T, S, window, device)
+
+
+def _band_bias(T: int, S: int, window: int, device: torch.device) -> Tensor:
+    """(T, S) of 0 where the query sees the key and -inf elsewhere."""
+    make = _make_band_bias if torch.compiler.is_compiling() else _kept_band_bias
+    return make(T, S, window, device)
+
+
+def _make_band(T: int, S: int, window: int, device: torch.device) -> Tensor:
     query = torch.arange(S - T, S, device=device)[:, None]
     key = torch.arange(S, device=device)[None, :]
     return (key <= query) & (query - key <= window)
 
 
-@lru_cache(maxsize=64)
-def _band_bias(T: int, S: int, window: int, device: torch.device) -> Tensor:
-    """(T, S) of 0 where the query sees the key and -inf elsewhere."""
-    return torch.zeros(T, S, device=device).masked_fill_(~_band(T, S, window, device), -torch.inf)
+def _make_band_bias(T: int, S: int, window: int, device: torch.device) -> Tensor:
+    return torch.zeros(T, S, device=device).masked_fill_(~_make_band(T, S, window, device), -torch.inf)
+
+
+_kept_band, _kept_band_bias = lru_cache(maxsize=64)(_make_band), lru_cache(maxsize=64)(_make_band_bias)
