@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.keys import ListenOption, tell_listening
 from cli.printing import command_name, out, say
 from cli.references import RunArgument, TimeLimitOption
 
@@ -80,6 +81,7 @@ def resume(
         ),
     ] = None,
     time_limit: TimeLimitOption = None,
+    listen: ListenOption = None,
     timeout: TimeoutOption = DONE_SECONDS,
 ) -> None:
     """Go on with a paused, stopped, failed or crashed run.
@@ -101,6 +103,10 @@ def resume(
     found = find_run(run)
     status = observe(found)
     if found.supervisor_is_alive():
+        if listen is not None:
+            raise RefusedError(
+                f"{found.name} is {status.state}: it begins to listen when it starts; stop it first"
+            )
         if overrides:
             raise RefusedError(
                 f"{found.name} is {status.state}: --set and --time-limit are for one that has ended. Stop it first, or change "
@@ -113,8 +119,13 @@ def resume(
             f"{found.name} has completed all of its {status.total_steps} steps; nothing is left to train"
         )
     settings = _check_resume(found, overrides)
-    report = start_supervisor({"resume": str(found.path), "settings": settings})
+    request: dict[str, Any] = {"resume": str(found.path), "settings": settings}
+    if listen is not None:
+        request["listen"] = listen
+    report = start_supervisor(request)
     out(f"{Path(report.path).name} resumed")
+    if listen is not None:
+        tell_listening(listen)
     say(f"watch it: {command_name()} attach {found.name}")
 
 

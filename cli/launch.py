@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.keys import ListenOption, tell_listening
 from cli.plan import NprocOption, PresetOption, SetOption, SpecOption, plan_for, read_spec, show_plan
 from cli.printing import command_name, on_terminal, out, out_json, say, size
 from cli.references import JsonOption, TimeLimitOption
@@ -30,6 +31,7 @@ def run(
     ] = None,
     nproc: NprocOption = None,
     time_limit: TimeLimitOption = None,
+    listen: ListenOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start it and return.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and plan; start nothing.")] = False,
     json: Annotated[
@@ -49,7 +51,9 @@ def run(
         _tell_what_is_lacking(asked)
         return
     built = check_spec(asked)
-    started = start(built, name, default_name=spec.stem if spec else built.preset or "run")
+    started = start(built, name, default_name=spec.stem if spec else built.preset or "run", listen=listen)
+    if listen is not None:
+        tell_listening(listen)
     if detach:
         _tell_started(started, json=json)
     else:
@@ -135,18 +139,28 @@ def check_disk(spec: "RunSpec", home: Path) -> None:
 
 
 def start(
-    spec: "RunSpec", name: str | None, *, default_name: str, origin: dict[str, Any] | None = None
+    spec: "RunSpec",
+    name: str | None,
+    *,
+    default_name: str,
+    origin: dict[str, Any] | None = None,
+    listen: str | None = None,
 ) -> "ReadyReport":
     """Start a daemon for a new run; a name of our own choosing gets -2, -3, … where it is taken. `origin`: the fields of
-    an `Origin`, for one that begins with a checkpoint.
+    an `Origin`, for one that begins with a checkpoint. `listen`: HOST:PORT to listen on as well.
 
-    Raises SpecError for a name that is not one, RefusedError when a given name is taken.
+    Raises SpecError for a name or an address that is not one, RefusedError when a given name or port is taken, or when
+    there are no keys to listen with.
     """
     from trainer_daemon.contract.errors import RefusedError
     from trainer_daemon.contract.rundir import check_name, runs_folder
     from trainer_daemon.supervisor.detach import start_supervisor
 
-    request: dict[str, Any] = {"spec": spec.model_dump(mode="json"), **({"origin": origin} if origin else {})}
+    request: dict[str, Any] = {"spec": spec.model_dump(mode="json")}
+    if origin is not None:
+        request["origin"] = origin
+    if listen is not None:
+        request["listen"] = listen
     if name is not None:
         return start_supervisor({**request, "name": check_name(name)})
     for _ in range(NAME_TRIES):

@@ -31,6 +31,7 @@ from cli import (
     doctor,
     export,
     fork,
+    keys,
     launch,
     plan,
     sample,
@@ -113,7 +114,7 @@ for function in (
 ):
     commands.command(NAMES.get(function))(function)
 
-for group in data.data, tokenizer.tokenizer:
+for group in data.data, tokenizer.tokenizer, keys.keys:
     commands.add_typer(group)
 
 

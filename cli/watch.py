@@ -166,7 +166,7 @@ def attach(
         str | None,
         typer.Argument(
             metavar="[RUN]",
-            help="A run, or ssh://[user@]host[:port]/RUN; else the list of runs.",
+            help="A run, ssh://[user@]host[:port]/RUN, or tcp://KEY@host:port; else the list of runs.",
             autocompletion=complete_run,
         ),
     ] = None,
@@ -184,7 +184,8 @@ def attach(
 ) -> None:
     """Open the cockpit on a run: live, finished or crashed.
 
-    Of a run behind ssh:// everything is drawn and asked from here; the link is made anew when it drops.
+    Of a run behind ssh:// everything is drawn and asked from here; the link is made anew when it drops. tcp:// is for a run
+    that was started with --listen, and for a key that was let in (llmctl keys).
     """
     from trainer_daemon.contract.errors import SpecError
     from trainer_daemon.contract.rundir import find_run
@@ -195,6 +196,9 @@ def attach(
         )
     if run and run.startswith("ssh://"):
         _attach_over_ssh(run, remote_llmctl, is_read_only=read_only)
+        return
+    if run and run.startswith("tcp://"):
+        _attach_over_tcp(run, is_read_only=read_only)
         return
     found = find_run(run) if run else None
     from tui.app import run_cockpit
@@ -209,6 +213,18 @@ def _attach_over_ssh(url: str, program: str, *, is_read_only: bool) -> None:
     say(f"asking {address.host} for {address.run}")
     with Tunnel(address) as tunnel:
         run = tunnel.open()
+        from tui.app import run_cockpit
+
+        run_cockpit(run, is_read_only=is_read_only)
+
+
+def _attach_over_tcp(url: str, *, is_read_only: bool) -> None:
+    from trainer_daemon.link.keys import own_keys
+    from trainer_daemon.link.tcp import Visit
+    from trainer_daemon.link.ways import CurveWay
+
+    with Visit(CurveWay.parse(url, own_keys())) as visit:
+        run = visit.open()
         from tui.app import run_cockpit
 
         run_cockpit(run, is_read_only=is_read_only)

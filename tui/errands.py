@@ -1,7 +1,7 @@
 """What the cockpit has llmctl do: a command of the command line, in a process of its own.
 
 So what verify, fork or export check and say is the same from both faces, torch stays out of this process, and on a run
-of another machine the command runs over there, through ssh. A daemon thread waits for it, as one waits for text.
+of another machine the command runs over there, through ssh, or is refused. A daemon thread waits for it, as one waits for text.
 """
 
 import subprocess
@@ -9,9 +9,10 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.text import printable
-from trainer_daemon.link.ssh import FarRun
+from trainer_daemon.link.far import FarRun
 
 PROGRAM = (sys.executable, "-P", "-c", "from cli.main import app; raise SystemExit(app())")
 """llmctl as this process would start it; -P, or a folder called cli/ in the working directory would be taken for ours."""
@@ -28,11 +29,7 @@ class Errand(threading.Thread):
         self.said = ""
         """One paragraph for the reader: why it failed, else what it narrated or printed last."""
         self.has_failed = False
-        self._command = (
-            run.tunnel.address.ask_command(*words, may_ask=False)
-            if isinstance(run, FarRun)
-            else [*PROGRAM, *words]
-        )
+        self._run_folder = run
         self.start()
 
     @property
@@ -40,9 +37,10 @@ class Errand(threading.Thread):
         return not self.is_alive()
 
     def run(self) -> None:
+        folder, words = self._run_folder, self.words
         try:
             done = subprocess.run(
-                self._command,
+                folder.guide.ask_command(*words) if isinstance(folder, FarRun) else [*PROGRAM, *words],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -50,7 +48,7 @@ class Errand(threading.Thread):
                 check=False,
                 start_new_session=True,  # what was asked for is done, though the terminal be closed
             )
-        except OSError as e:
+        except (OSError, RefusedError) as e:
             self.has_failed, self.said = True, str(e)
             return
         self.has_failed, self.out = done.returncode != 0, done.stdout

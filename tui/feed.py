@@ -11,7 +11,7 @@ from trainer_daemon.contract.history import read_history
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.status import RunStatus, observe
-from trainer_daemon.link.ssh import FarFeed, FarRun
+from trainer_daemon.link.far import FarFeed, FarRun
 
 LinkState = Literal["live", "disk", "lost"]
 
@@ -135,7 +135,7 @@ class Watch(threading.Thread):
 
 
 def open_link(run: RunDir, after: dict[str, int]) -> Feed:
-    """The feed of a run of this machine, or of another one that a tunnel leads to."""
+    """The feed of a run of this machine, or of another one."""
     # zmq is loaded in the thread, after the first paint
     from trainer_daemon.link.client import Feed as LinkFeed
 
@@ -144,4 +144,4 @@ def open_link(run: RunDir, after: dict[str, int]) -> Feed:
 
 def place_of(run: RunDir | None) -> str:
     """The machine of a far run, with what is wrong with the way there; nothing for one of this machine."""
-    return run.tunnel.words if isinstance(run, FarRun) else ""
+    return run.guide.words if isinstance(run, FarRun) else ""

@@ -38,6 +38,7 @@ from trainer_daemon.contract.wire import Request
 from trainer_daemon.link import client as client_module
 from trainer_daemon.link.client import Feed, LinkState, send_command
 from trainer_daemon.link.server import Server
+from trainer_daemon.link.ways import UnixWay
 
 
 def assert_each_once_and_in_order(run: RunDir, seen: list[Record]) -> None:
@@ -160,7 +161,8 @@ def test_a_feed_follows_a_supervisor_to_another_runtime_folder(
         shutil.rmtree(tmp_path / "runtime")
         wait_until(lambda: recorded_sockets(run).exists(), "the sockets are not made anew")
         deadline = time.monotonic() + END_SECONDS
-        while feed.link_state != "live" or not feed._connection or not feed._connection.sockets.exists():
+        anew = UnixWay(recorded_sockets(run))
+        while feed.link_state != "live" or not feed._connection or feed._connection.way != anew:
             seen += feed.poll(0.1)
             assert time.monotonic() < deadline
         send_command(run, "stop")

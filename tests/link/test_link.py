@@ -28,6 +28,7 @@ from trainer_daemon.contract.status import observe
 from trainer_daemon.contract.wire import VERSION, Request, decode_reply, encode
 from trainer_daemon.link.client import Link, request_log, send_command, supervisor_listens
 from trainer_daemon.link.server import Server
+from trainer_daemon.link.ways import UnixWay
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def test_a_client_refuses_a_daemon_of_another_major_version(
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         router.setsockopt(zmq.LINGER, 0)
         router.bind(f"ipc://{tmp_path / 'ctl'}")
-        link = Link(tmp_path, "a")
+        link = Link(UnixWay(tmp_path), "a")
         from threading import Thread
 
         def answer() -> None:

@@ -17,7 +17,8 @@ from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import recorded_sockets
 from trainer_daemon.contract.status import observe
 from trainer_daemon.link.client import send_command
-from trainer_daemon.link.ssh import Address, FarFeed, Tunnel
+from trainer_daemon.link.far import FarFeed
+from trainer_daemon.link.ssh import Address, Tunnel
 
 
 def steps_beyond(step: int) -> Callable[[Record], bool]:

@@ -17,7 +17,7 @@ from trainer_daemon.contract.events import Event, StateChanged
 from trainer_daemon.contract.journal import Record, read_all
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.link.client import Feed
-from trainer_daemon.link.ssh import FarFeed
+from trainer_daemon.link.far import FarFeed
 from trainer_daemon.supervisor.detach import ReadyReport, start_supervisor
 from trainer_daemon.supervisor.sweep import kill_run_processes, run_processes
 
@@ -40,12 +40,18 @@ class Daemons:
         return report
 
     def start(
-        self, name: str = "a", *, steps: int = 10_000, sections: dict[str, Any] | None = None, **runtime: Any
+        self,
+        name: str = "a",
+        *,
+        steps: int = 10_000,
+        sections: dict[str, Any] | None = None,
+        listen: str | None = None,
+        **runtime: Any,
     ) -> RunDir:
-        """`sections`: of the spec, beside `train` and `runtime`."""
+        """`sections`: of the spec, beside `train` and `runtime`. `listen`: HOST:PORT."""
         runtime = {"restart_delay_seconds": 0, **runtime}
         spec = {"train": {"num_iterations": steps}, "runtime": runtime, **(sections or {})}
-        report = self.ask({"name": name, "spec": spec})
+        report = self.ask({"name": name, "spec": spec, **({"listen": listen} if listen else {})})
         return RunDir(Path(report.path))
 
     def resume(self, run: RunDir) -> int:

@@ -7,12 +7,10 @@ message that was dropped and a supervisor that came back are then the same thing
 and are fetched.
 """
 
-import socket
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import msgspec
@@ -45,6 +43,8 @@ from trainer_daemon.contract.wire import (
     decode_reply,
     encode_request,
 )
+from trainer_daemon.link.far import FarRun
+from trainer_daemon.link.ways import UnixWay, Way
 
 LinkState = Literal["live", "disk", "lost"]
 """live: the supervisor is heard. disk: there is none, the files are read. lost: there is one that is not heard."""
@@ -63,16 +63,16 @@ WATCH_QUEUE_MESSAGES = 10_000
 class Link(Closing):
     """Asks one run's supervisor. For one thread."""
 
-    def __init__(self, sockets: Path, name: str) -> None:
-        """`sockets`: the folder with the run's `ctl`; `name`: the run's, for messages."""
-        self._path = sockets / "ctl"
+    def __init__(self, way: Way, name: str) -> None:
+        """`name`: the run's, for messages."""
+        self._way = way
         self._name = name
         self._context = zmq.Context()
 
     @classmethod
     def to(cls, run: RunDir) -> Self:
         """Raises RefusedError when someone else could enter the folder of its sockets."""
-        return cls(recorded_sockets(run), run.name)
+        return cls(way_to(run), run.name)
 
     def request(
         self,
@@ -90,14 +90,14 @@ class Link(Closing):
         request_id = uuid.uuid4().hex
         message = encode_request(Request(VERSION, request_id, op, args or {}))
         for _ in range(tries):
-            if not answers_calls(self._path):
+            if not self._way.answers_calls():
                 raise RefusedError(
                     f"{self._name} has no supervisor to talk to; see: llmctl status {self._name}"
                 )
             # a fresh socket each time: what became of the last one's message cannot be known
             with self._context.socket(zmq.DEALER) as dealer:
                 dealer.setsockopt(zmq.LINGER, 0)
-                dealer.connect(f"ipc://{self._path}")
+                self._way.connect(dealer, "ctl")
                 dealer.send(message, zmq.NOBLOCK)
                 deadline = time.monotonic() + timeout_seconds
                 while dealer.poll(max(0, round((deadline - time.monotonic()) * 1000))):
@@ -112,15 +112,9 @@ class Link(Closing):
         self._context.term()
 
 
-def answers_calls(path: Path) -> bool:
-    """Whether a process listens on a unix socket. ZeroMQ would connect to a dead one without a word."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(ANSWER_SECONDS)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
+def way_to(run: RunDir) -> Way:
+    """To the sockets of the run's supervisor. Raises RefusedError when someone else could enter their folder."""
+    return run.guide.way if isinstance(run, FarRun) else UnixWay(recorded_sockets(run))
 
 
 def understand_reply(data: bytes, name: str) -> Reply | None:
@@ -175,7 +169,7 @@ def send_command(
 
 def supervisor_listens(run: RunDir) -> bool:
     """Whether there is a supervisor that can be asked. Raises RefusedError as `Link.to` does."""
-    return answers_calls(recorded_sockets(run) / "ctl")
+    return way_to(run).answers_calls()
 
 
 def request_kill(run: RunDir) -> None:
@@ -252,7 +246,7 @@ class Feed(Closing):
             if (
                 connection is not None
                 and now >= connection.trusted_until
-                and connection.sockets != recorded_sockets(self._run)
+                and connection.way != way_to(self._run)
             ):
                 self._disconnect()
                 connection = None
@@ -262,11 +256,11 @@ class Feed(Closing):
             self._state = "live" if now < connection.trusted_until else "lost"
 
     def _connect(self) -> "_Connection | None":
-        folder = recorded_sockets(self._run)
-        if not answers_calls(folder / "ctl"):  # it has the lock and not yet its sockets
+        way = way_to(self._run)
+        if not way.answers_calls():  # it has the lock and not yet its sockets
             self._state = "lost"
             return None
-        self._connection = _Connection(self._context, folder, self._run.name)
+        self._connection = _Connection(self._context, way, self._run.name)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -331,8 +325,8 @@ class Feed(Closing):
 class _Connection:
     """The two sockets of a feed, and what is known about the other end."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", sockets: Path, name: str) -> None:
-        self.sockets = sockets
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", way: Way, name: str) -> None:
+        self.way = way
         self._name = name
         now = time.monotonic()
         self.heard_at = now
@@ -342,10 +336,10 @@ class _Connection:
         self._events.setsockopt(zmq.LINGER, 0)
         self._events.setsockopt(zmq.RCVHWM, WATCH_QUEUE_MESSAGES)
         self._events.setsockopt(zmq.SUBSCRIBE, b"")
-        self._events.connect(f"ipc://{sockets / 'ev'}")
+        way.connect(self._events, "ev")
         self._control = context.socket(zmq.DEALER)
         self._control.setsockopt(zmq.LINGER, 0)
-        self._control.connect(f"ipc://{sockets / 'ctl'}")
+        way.connect(self._control, "ctl")
         self._asked: dict[Stream, tuple[str, float]] = {}
         """Per stream, the range request under way: its id, and when to ask again."""
 

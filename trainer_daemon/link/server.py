@@ -1,6 +1,7 @@
 """The supervisor's two sockets: XPUB `ev` tells, ROUTER `ctl` answers.
 
-Unix sockets in a folder that only the owner can enter, so whoever connects is the user. Still, whatever arrives is
+Unix sockets in a folder that only the owner can enter, so whoever connects is the user. On request they listen on a TCP
+address too, where CURVE keys say who connects (`link.keys`) and encrypt what passes. Still, whatever arrives is
 bounded in size, decoded into typed structs or dropped, and never raises: bytes from a confused client must not end the
 process that watches a training run.
 """
@@ -30,6 +31,8 @@ from trainer_daemon.contract.wire import (
     decode_request,
     encode,
 )
+from trainer_daemon.link.keys import KeyPair, allowed_keys, own_keys
+from trainer_daemon.link.ways import Place, SocketName
 
 QUEUE_MESSAGES = 1000
 """For each watcher; one that falls further behind misses messages and fetches them by `range`."""
@@ -45,16 +48,21 @@ HANDSHAKE_MILLISECONDS = 5000
 class Server:
     """Both sockets of one run. The caller holds run.lock, and does so until after `close`."""
 
-    def __init__(self, run: RunDir) -> None:
-        """Raises RefusedError when the socket folder is not ours."""
+    def __init__(self, run: RunDir, place: Place | None = None) -> None:
+        """`place`: the TCP address to listen on, too. Raises RefusedError when it cannot be listened on, when there are no
+        keys for it, or when the socket folder is not ours."""
         self._run = run
         self._folder = socket_folder(run.path)
         self._context = zmq.Context()
         self._events = self._make(zmq.XPUB, QUEUE_MESSAGES)
         self._control = self._make(zmq.ROUTER, QUEUE_ANSWERS)
-        self._sockets = {"ev": self._events, "ctl": self._control}
+        self._sockets: dict[SocketName, zmq.Socket[bytes]] = {"ev": self._events, "ctl": self._control}
         self._bind()
+        self._gate = self._context.socket(zmq.ROUTER)
+        if place is not None:
+            self._listen(place, own_keys())
         self._poller = zmq.Poller()
+        self._poller.register(self._gate, zmq.POLLIN)
         self._poller.register(self._events, zmq.POLLIN)
         self._poller.register(self._control, zmq.POLLIN)
         self._cursors: dict[str, int] = {}
@@ -76,6 +84,21 @@ class Server:
             # binding silently replaces what is there, even a living daemon's socket: the caller's lock says there is none
             socket.bind(f"ipc://{self._folder / name}")
 
+    def _listen(self, place: Place, keys: KeyPair) -> None:
+        self._gate.bind(
+            "inproc://zeromq.zap.01"
+        )  # before the first handshake: without it, every key would be let in
+        for name, socket in self._sockets.items():
+            socket.ipv6 = ":" in place.host
+            socket.tcp_keepalive = 1
+            socket.curve_secretkey = keys.secret
+            socket.curve_server = 1
+            try:
+                socket.bind(place.endpoint(name))
+            except zmq.ZMQError as e:
+                raise RefusedError(f"cannot listen on {place.endpoint(name)}: {e}") from e
+            socket.curve_server = 0  # what is bound from now on is a unix socket again
+
     def stay_reachable(self) -> None:
         """Bind the sockets anew when their files are gone: a logout removes $XDG_RUNTIME_DIR, a cleaner old files."""
         if all((self._folder / name).exists() for name in self._sockets):
@@ -84,15 +107,17 @@ class Server:
         with suppress(OSError, RefusedError, zmq.ZMQError):
             self._remove_files()
             folder = socket_folder(self._run.path)
-            for socket in self._sockets.values():
+            for name, socket in self._sockets.items():
                 with suppress(zmq.ZMQError):  # it is not bound since the last try
-                    socket.unbind(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+                    socket.unbind(f"ipc://{self._folder / name}")
             self._folder = folder
             self._bind()
 
     def serve(self, timeout_seconds: float, answer: Callable[[Request], dict[str, Any]]) -> None:
         """Wait that long for requests and answer them; whatever `answer` raises is sent as the answer."""
         ready = dict(self._poller.poll(round(timeout_seconds * 1000)))
+        if self._gate in ready:
+            self._check_keys()
         if self._events in ready:
             self._greet_newcomers()
         if self._control in ready:
@@ -104,6 +129,19 @@ class Server:
                 if len(frames) == 2 and (reply := _reply(frames[1], answer)) is not None:
                     with suppress(zmq.ZMQError):
                         self._control.send_multipart([frames[0], encode(reply)], zmq.NOBLOCK)
+
+    def _check_keys(self) -> None:
+        """Say who of those that want to connect by TCP is let in (ZeroMQ's RFC 27)."""
+        allowed = set(allowed_keys().values())
+        for _ in range(BURST):
+            try:
+                frames = self._gate.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            peer, _, version, request_id, _domain, _address, _identity, mechanism, *credentials = frames
+            is_let_in = mechanism == b"CURVE" and credentials[0] in allowed
+            verdict = (b"200", b"OK") if is_let_in else (b"400", b"this key is not let in")
+            self._gate.send_multipart([peer, b"", version, request_id, *verdict, b"", b""])
 
     def _greet_newcomers(self) -> None:
         subscribed = False
@@ -130,7 +168,7 @@ class Server:
             self._events.send_multipart([topic, encode(header), line], zmq.NOBLOCK)
 
     def close(self) -> None:
-        for socket in self._sockets.values():
+        for socket in (*self._sockets.values(), self._gate):
             socket.close()
         self._context.term()
         self._remove_files()

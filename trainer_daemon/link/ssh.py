@@ -26,8 +26,16 @@ from trainer_daemon.contract.closing import Closing
 from trainer_daemon.contract.errors import LlmctlError, RefusedError, SpecError, WaitTimeoutError, error_from
 from trainer_daemon.contract.events import FINAL_STATES
 from trainer_daemon.contract.journal import STREAMS, Record, Stream, decode_line
-from trainer_daemon.contract.rundir import NAME_PATTERN, RunDir, record_sockets, socket_folder, write_json
+from trainer_daemon.contract.rundir import (
+    NAME_PATTERN,
+    record_sockets,
+    recorded_sockets,
+    socket_folder,
+    write_json,
+)
 from trainer_daemon.contract.text import printable
+from trainer_daemon.link.far import FarRun
+from trainer_daemon.link.ways import UnixWay
 
 if TYPE_CHECKING:
     from trainer_daemon.link.client import LinkState
@@ -123,44 +131,6 @@ class Address:
         return [*(["-p", self.port] if self.port else []), self.host]
 
 
-@dataclass(frozen=True, slots=True)
-class FarRun(RunDir):
-    """A run of another machine: its folder here holds what came of its journal, its tunnel knows whether it lives."""
-
-    tunnel: "Tunnel"
-
-    def supervisor_is_alive(self) -> bool:
-        return self.tunnel.has_supervisor
-
-    def ranks_are_alive(self) -> bool:
-        """By the last answer: ranks without a supervisor are news that only its machine has."""
-        return self.tunnel.has_supervisor or not self.tunnel.has_ended
-
-
-class FarFeed(Closing):
-    """A feed that tells the tunnel what it hears."""
-
-    def __init__(self, run: FarRun, after: dict[str, int]) -> None:
-        from trainer_daemon.link.client import Feed
-
-        self._tunnel = run.tunnel
-        self._feed = Feed(run, after)
-
-    @property
-    def link_state(self) -> "LinkState":
-        return self._feed.link_state
-
-    def poll(self, timeout_seconds: float) -> list[Record]:
-        """As `Feed.poll`."""
-        records = self._feed.poll(timeout_seconds)
-        self._tunnel.hear(self._feed.link_state, records)
-        return records
-
-    def close(self) -> None:
-        self._feed.close()
-        self._tunnel.hear(None, [])
-
-
 class Tunnel(Closing):
     """The way to one far run, kept open by a thread from `open` to `close`."""
 
@@ -188,6 +158,11 @@ class Tunnel(Closing):
     def run(self) -> FarRun:
         assert self._run is not None, "open it first"
         return self._run
+
+    @property
+    def way(self) -> UnixWay:
+        """To the sockets here, which ssh forwards."""
+        return UnixWay(recorded_sockets(self.run))
 
     @property
     def words(self) -> str:
@@ -219,6 +194,10 @@ class Tunnel(Closing):
             with suppress(OSError):
                 sockets.rmdir()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def ask_command(self, *words: str) -> list[str]:
+        """ssh that runs llmctl over there, without asking for a password."""
+        return self.address.ask_command(*words, may_ask=False)
 
     def hear(self, state: "LinkState | None", records: list[Record]) -> None:
         """The feed says what it got, and whether it hears the supervisor; None when nobody listens any more."""
@@ -313,7 +292,7 @@ class Tunnel(Closing):
         command = self.address.forward_command(here, there, may_ask=may_ask)
         ssh = self._start(command, may_ask=may_ask, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + (ASK_SECONDS if may_ask else READY_SECONDS)
-        with Link(here, self.run.name) as link:
+        with Link(UnixWay(here), self.run.name) as link:
             while ssh.poll() is None:
                 with suppress(RefusedError, WaitTimeoutError):
                     link.request("ping", tries=1)

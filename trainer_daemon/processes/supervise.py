@@ -3,6 +3,8 @@
 {"name": NAME, "spec": {…}}    a new run; with "origin": {run, step, checkpoint} from a checkpoint of another one
 {"resume": RUN_FOLDER}         an ended one from its newest checkpoint, or a running one whose supervisor died; with
                                "settings": {KEY: VALUE} that change for all that comes
+
+With either, "listen": "HOST:PORT" to be watched and steered over TCP, too.
 """
 
 import argparse
@@ -27,7 +29,9 @@ from trainer_daemon.contract.rundir import (
     socket_folder,
 )
 from trainer_daemon.contract.spec import build_spec
+from trainer_daemon.link.keys import own_keys
 from trainer_daemon.link.server import Server
+from trainer_daemon.link.ways import Place
 from trainer_daemon.supervisor.agent import elastic_agent_command
 from trainer_daemon.supervisor.supervisor import Patience, Supervisor
 
@@ -46,9 +50,10 @@ def main(
     leave_parent()
     try:
         request = json.load(sys.stdin)
+        place = place_to_listen_on(request.get("listen"))
         run, lock = take_run(request)
         settle_in(run.path, run.supervisor_log)
-        server = Server(run)
+        server = Server(run, place)
         supervisor = Supervisor(
             run,
             server,
@@ -72,6 +77,14 @@ def main(
         server.close()
         os.close(lock)  # last: as long as it is held, the sockets are ours
     return 0
+
+
+def place_to_listen_on(wanted: str | None) -> Place | None:
+    """Raises LlmctlError, before anything is made, where it would be refused afterwards."""
+    if wanted is None:
+        return None
+    own_keys()
+    return Place.parse(wanted).to_listen_on()
 
 
 def take_run(request: dict[str, Any]) -> tuple[RunDir, int]:

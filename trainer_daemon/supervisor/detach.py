@@ -24,7 +24,7 @@ class ReadyReport:
 def start_supervisor(
     request: dict[str, Any], *, program: Sequence[str] | None = None, timeout_seconds: float = START_SECONDS
 ) -> ReadyReport:
-    """Start a daemon, in a systemd scope of its own where there is one, for `{"name": …, "spec": {…}}`, a new run, or `{"resume": RUN_FOLDER}`; returns once it is up.
+    """Start a daemon, in a systemd scope of its own where there is one, for `{"name": …, "spec": {…}}`, a new run, or `{"resume": RUN_FOLDER}`, either with `"listen": "HOST:PORT"`; returns once it is up.
 
     Raises the daemon's own error when it refuses, and WaitTimeoutError when it does not come up in time.
     """

@@ -23,7 +23,7 @@ from trainer_daemon.contract.errors import LlmctlError, did_you_mean
 from trainer_daemon.contract.events import Notice
 from trainer_daemon.contract.rundir import RunDir, find_run
 from trainer_daemon.contract.text import printable
-from trainer_daemon.link.ssh import FarRun
+from trainer_daemon.link.far import FarRun
 from tui import headline
 from tui.asking import Asking, Sampling
 from tui.chart.symbols import SYMBOLS
