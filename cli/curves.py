@@ -17,11 +17,11 @@ from cli.references import JsonOption, RunArgument, complete_run
 from cli.watch import WhereOption, rows_where
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
     from typing import IO
 
     from trainer_daemon.contract.rundir import RunDir
-    from tui.chart.figure import Figure
+    from tui.chart.figure import Figure, MarkKind
     from tui.chart.symbols import Symbols
     from tui.chart.view import View
     from tui.comparison import Comparison
@@ -95,6 +95,9 @@ def plot(
     symbols: Annotated[
         Literal["braille", "block", "ascii"], typer.Option("--symbols", help="What curves are made of.")
     ] = "braille",
+    marks: Annotated[
+        bool, typer.Option("--marks/--no-marks", help="Checkpoints, restarts, spikes, … of the first run.")
+    ] = True,
     svg: Annotated[
         Path | None,
         typer.Option("--svg", metavar="FILE", help="Write a vector picture of one chart instead."),
@@ -108,7 +111,7 @@ def plot(
 
     from trainer_daemon.contract.errors import SpecError
     from tui.chart.symbols import SYMBOLS
-    from tui.figures import figure, first_view
+    from tui.figures import figure, first_view, happenings
     from tui.overlay import MOST_RUNS
 
     if len(runs) > 1 + MOST_RUNS:
@@ -122,7 +125,7 @@ def plot(
     def picture(spec: "ChartSpec") -> "tuple[Figure, View]":
         view = first_view(spec, first.status.total_steps)
         decay = view.smoothing if smoothing is None else smoothing
-        view = replace(view, log_x=log_x, log_y=log_y, clip=clip, smoothing=decay)
+        view = replace(view, log_x=log_x, log_y=log_y, clip=clip, smoothing=decay, shows_marks=marks)
         return figure(first, spec, x, decay, others), view
 
     if svg is not None:
@@ -136,6 +139,9 @@ def plot(
         columns = width or shutil.get_terminal_size().columns
         for spec in specs:
             print_chart(*picture(spec), columns, height, SYMBOLS[symbols])
+        kinds = happenings(first)
+        if marks and kinds and specs:
+            print_legend(kinds, columns, SYMBOLS[symbols])
 
     while on_terminal() and not once and not all(reading.state.has_ended for reading in readings):
         out(HOME_AND_CLEAR, end="")
@@ -172,6 +178,19 @@ def print_chart(figure: "Figure", view: "View", width: int, height: int, symbols
     rows = draw(figure, view, width, height, ANSI, symbols=symbols).rows
     console = Console(width=width, highlight=False)
     console.print(Segments([segment for row in rows for segment in (*row, Segment.line())]), end="")
+
+
+def print_legend(kinds: "Container[MarkKind]", width: int, symbols: "Symbols") -> None:
+    """What the marks on the charts stand for, under where the data begin."""
+    from rich.console import Console
+
+    from tui.chart.draw import GUTTER
+    from tui.chart.marks import legend
+    from tui.chart.palette import ANSI
+
+    line = legend(kinds, ANSI, symbols)
+    line.pad_left(GUTTER)
+    Console(width=width, highlight=False).print(line, no_wrap=True, overflow="ellipsis")
 
 
 # ---------------------------------------------------------------------------------------------- verdict and table

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tui.chart.figure import Figure, Mark, Reference, Series
+from tui.chart.figure import Figure, Mark, MarkKind, Reference, Series
 from tui.chart.view import SMOOTHING_DECAYS, View
 from tui.ink import GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
-from tui.run_state import RunState
+from tui.run_state import Checkpoint, RunState
 from tui.store import XAxis
 
 SMOOTHED_SHARE = 1 / 40
@@ -74,6 +74,35 @@ def figure(
     )
 
 
+def checkpoints_figure(
+    state: RunState, stored: Sequence[Checkpoint], chosen: Checkpoint | None, axis: XAxis, decay: float
+) -> Figure:
+    """The held-out score, or the loss while there is none, with a mark where each stored checkpoint lies on it."""
+    is_scored = state.history.curve("val_bpb", axis) is not None
+    spec = next(chart for chart in CHARTS if chart.metric == ("val_bpb" if is_scored else "loss_nats"))
+    decay = decay if spec.is_smoothed else 0.0
+    lines = _lines(state, spec, axis, decay, label="", colour=spec.colour)
+    places = along(state, [checkpoint.step for checkpoint in stored], axis)
+    marks = (
+        [
+            Mark(x, "checkpoint", _height_at(lines[0], x) if lines else None, is_chosen=checkpoint is chosen)
+            for x, checkpoint in zip(places, stored, strict=True)
+        ]
+        if places
+        else []
+    )
+    return Figure(spec.title, lines, marks=marks, x_axis=axis, factor=spec.factor)
+
+
+def _height_at(series: Series, x: float) -> float | None:
+    """The drawn line's height there, between its neighbours if it has no point of its own; None beyond its ends."""
+    y = series.y if series.smooth is None else series.smooth
+    is_known = np.isfinite(y)
+    if not is_known.any() or x > series.x[is_known][-1]:
+        return None
+    return float(np.interp(x, series.x[is_known], y[is_known]))
+
+
 def _lines(
     state: RunState, spec: ChartSpec, axis: XAxis, decay: float, *, label: str, colour: int
 ) -> list[Series]:
@@ -87,10 +116,22 @@ def _lines(
     ]
 
 
+def happenings(state: RunState) -> dict[MarkKind, list[int]]:
+    """The steps at which something happened that charts mark; only kinds of which there are some."""
+    rollbacks = [alarm.step for alarm in state.alarms if alarm.name == "rolled_back"]
+    every: dict[MarkKind, list[int]] = {
+        "checkpoint": [checkpoint.step for checkpoint in state.checkpoints.values()],
+        "changed": [change.step for change in state.setting_changes],
+        "restart": [step for step in state.restart_steps if step not in rollbacks],
+        "rollback": rollbacks,
+        "skipped": state.skipped_steps,
+        "spike": [alarm.step for alarm in state.alarms if alarm.name in ("loss_spike", "gradient_spike")],
+    }
+    return {kind: steps for kind, steps in every.items() if steps}
+
+
 def _marks(state: RunState, axis: XAxis) -> list[Mark]:
-    saved = along(state, [c.step for c in state.checkpoints.values()], axis)
-    restarted = along(state, state.restart_steps, axis)
-    return [*(Mark(x, "checkpoint") for x in saved), *(Mark(x, "restart") for x in restarted)]
+    return [Mark(x, kind) for kind, steps in happenings(state).items() for x in along(state, steps, axis)]
 
 
 def along(state: RunState, steps: Sequence[int], axis: XAxis) -> list[float]:

@@ -144,6 +144,8 @@ class RunState:
         """What went wrong, in the order in which it did."""
         self.restart_steps: list[int] = []
         """Where training went on from a checkpoint."""
+        self.skipped_steps: list[int] = []
+        """Which changed no parameter."""
         self.best_step: int | None = None
         """Of `status.min_val_bpb`."""
         self.refusals: list[str] = []
@@ -296,6 +298,8 @@ class RunState:
             self._append_rows()
             self.history.truncate(e.step - 1)
         self._last_step = e.step
+        if e.was_skipped:
+            self.skipped_steps.append(e.step)
         rows = self._rows
         rows.step.append(e.step)
         rows.seconds.append(self._seconds(wall))

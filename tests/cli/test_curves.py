@@ -165,6 +165,19 @@ def test_a_vector_picture_holds_one_chart(llmctl: Llmctl, pair: None, tmp_path: 
     assert "-m loss_nats" in told.err
 
 
+def test_a_plot_says_what_its_marks_stand_for_unless_they_are_put_away(llmctl: Llmctl, home: Path) -> None:
+    run = finished_run("marked", matrix_lr=0.02, bpb_at={10: 2.0, 20: 1.5, 40: 1.0}, flops_per_token=1)
+    write(run, "train", events.CheckpointSaved(20, "step-00000020", 1000, 3.0, 0.1))
+    words = ["plot", "marked", "-m", "val_bpb", "--width", "60", "--symbols", "ascii"]
+    *chart, legend = llmctl(*words).out.splitlines()
+    assert len(chart) == 16
+    assert legend.strip() == "o checkpoint"
+    assert any("o" in row for row in chart[1:])
+    bare = llmctl(*words, "--no-marks").out.splitlines()
+    assert len(bare) == 16
+    assert not any("o" in row for row in bare[1:])
+
+
 def test_a_run_without_a_plan_is_plotted_too(llmctl: Llmctl, home: Path) -> None:
     completed_run("old")
     assert "loss" in llmctl("plot", "old", "--once").out

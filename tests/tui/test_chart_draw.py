@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tui.chart.draw import GUTTER, Drawing, draw
-from tui.chart.figure import Figure, Mark, Reference, Series
+from tui.chart.figure import Figure, Mark, MarkKind, Reference, Series
+from tui.chart.marks import LOOKS, legend, letter
 from tui.chart.palette import ANSI, DARK, LIGHT, Palette
 from tui.chart.symbols import ASCII, BLOCK, BRAILLE, Symbols
 from tui.chart.view import Bounds, View
@@ -156,7 +157,7 @@ def test_a_power_law_is_a_straight_line_between_two_log_axes() -> None:
     drawing = draw(figure, View(smoothing=0, log_x=True, log_y=True), 48, 13, ANSI)
     assert text_of(drawing) == [
         "loss 0.01                              log x log",
-        "    100┤⠤⣄⡀                ⠅                    ",
+        "    100┤⠤⣄⡀                »                    ",
         "       │  ⠙⠲⢤⣀             ⠅                    ",
         "       │     ⠈⠙⠲⢤⣀         ⠅                    ",
         "       │         ⠈⠙⠲⣄⡀     ⠅                    ",
@@ -176,6 +177,42 @@ def test_events_stand_as_vertical_marks_where_they_happened() -> None:
     column = GUTTER + int(50 / 104 * (60 - GUTTER))
     marked = [row[column] for row in text_of(drawing)[1:-1]]
     assert all(character != " " for character in marked)
+
+
+@pytest.mark.parametrize("symbols", [BRAILLE, BLOCK, ASCII], ids=lambda symbols: symbols.name)
+def test_each_kind_of_mark_has_a_letter_that_covers_no_data_and_can_be_put_away(symbols: Symbols) -> None:
+    kinds: list[MarkKind] = list(LOOKS)
+    marks = [Mark(10 + 15 * place, kind) for place, kind in enumerate(kinds)]
+    figure = Figure("loss", [line([2.0] * 40 + [1.0] * 61)], marks=marks)
+    plain = draw(figure, replace(RAW, shows_marks=False), 90, 12, DARK, symbols=symbols)
+    assert text_of(plain) == text_of(draw(replace(figure, marks=()), RAW, 90, 12, DARK, symbols=symbols))
+    marked = draw(figure, RAW, 90, 12, DARK, symbols=symbols)
+    curve = [
+        (y, x)
+        for y, row in enumerate(text_of(plain)[1:-1], 1)
+        for x, glyph in enumerate(row[GUTTER:], GUTTER)
+        if glyph != " "
+    ]
+    seen = "".join(text_of(marked)[1:-1])
+    for kind in kinds:
+        assert letter(kind, symbols) in seen, kind
+        assert f"{letter(kind, symbols)} {LOOKS[kind].word}" in legend(kinds, DARK, symbols).plain
+    assert len({letter(kind, symbols) for kind in kinds}) == len(kinds)
+    for y, x in curve:
+        assert text_of(marked)[y][x] not in symbols.marks, "a letter covers the curve"
+
+
+def test_a_mark_with_a_place_on_the_curve_stands_there_and_the_chosen_one_stands_out() -> None:
+    marks = [Mark(25, "checkpoint", 25.0), Mark(75, "checkpoint", 75.0, is_chosen=True)]
+    drawing = draw(Figure("loss", [line([float(y) for y in range(101)])], marks=marks), RAW, 60, 22, DARK)
+    places = [(y, row.index("◆")) for y, row in enumerate(text_of(drawing)) if "◆" in row]
+    assert [y for y, _ in places] == sorted((y for y, _ in places), reverse=False)
+    assert len(places) == 2
+    assert places[0][1] > places[1][1], "it rises, so the later one stands higher"
+    styles = [s.style for row in drawing.rows for s in row if "◆" in s.text]
+    assert styles[0] is not None
+    assert styles[0].reverse
+    assert styles[0] != styles[1]
 
 
 def test_marks_too_dense_to_tell_apart_are_left_out() -> None:

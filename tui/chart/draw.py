@@ -20,7 +20,8 @@ from rich.style import Style
 
 from tui.chart import axis
 from tui.chart.axis import Span
-from tui.chart.figure import Figure, Series
+from tui.chart.figure import Figure, Mark, Series
+from tui.chart.marks import LOOKS, letter, letter_style, line_style
 from tui.chart.palette import Palette
 from tui.chart.scene import Trace, from_axis, scene, to_axis, x_text, x_ticks, y_ticks
 from tui.chart.symbols import BRAILLE, Symbols, span_dots
@@ -34,8 +35,8 @@ LABEL_SPACING = 12
 """Cells an x label has to itself."""
 ROWS_PER_TICK = 3
 REFERENCE_DASH = 3
-MARK_SPACING: dict[str, int] = {"checkpoint": 4, "restart": 2}
-"""Dots from one lit dot of a vertical mark to the next: a restart changes the curve, a checkpoint is only a place to go back to."""
+CELLS_PER_MARK = 3
+"""Of one kind there are at most as many letters as every third cell would hold; more would only be a frieze."""
 
 
 class Drawing(NamedTuple):
@@ -96,6 +97,8 @@ def draw(
     glyphs, owners = _compose(layers, symbols, plot_height, plot_width)
     styles = [palette.muted, *(layer.style for layer in layers), palette.reference]
     _write_reference_labels(figure, view, bounds, layers, glyphs, owners)
+    if view.shows_marks:
+        styles += _write_marks(figure, view, bounds, layers, glyphs, owners, palette, symbols)
     plot = [_segments(glyphs[row], owners[row], styles) for row in range(plot_height)]
     gutter = _gutter(figure, view, bounds.y, plot_height, palette, symbols)
     labels = Segment(_x_labels(figure, view, bounds.x, plot_width), palette.muted)
@@ -111,19 +114,20 @@ def _mark_layers(
     figure: Figure, view: View, bounds: Bounds, shape: tuple[int, int], palette: Palette
 ) -> list[Layer]:
     layers = []
-    styles = {"checkpoint": palette.checkpoint, "restart": palette.restart}
-    for kind, style in styles.items():
+    for kind, look in LOOKS.items() if view.shows_marks else ():
+        if look.spacing is None:
+            continue
         pixels = (
             _pixel(to_axis(mark.x, log=view.log_x), bounds, shape[1])
             for mark in figure.marks
-            if mark.kind == kind
+            if mark.kind == kind and mark.y is None
         )
         columns = sorted({pixel for pixel in pixels if pixel is not None})
         # Closer than every eighth pixel, marks would only be a grey ground.
         if columns and len(columns) <= max(shape[1] // 8, 1):
             dots = np.zeros(shape, dtype=bool)
-            dots[:: MARK_SPACING[kind], columns] = True
-            layers.append(Layer(Depth.BACKDROP, dots, style))
+            dots[:: look.spacing, columns] = True
+            layers.append(Layer(Depth.BACKDROP, dots, line_style(kind, palette)))
     return layers
 
 
@@ -238,6 +242,41 @@ def _write_reference_labels(
                 glyphs[row, place] = [ord(character) for character in label]
                 owners[row, place] = len(layers) + 1
                 break
+
+
+def _write_marks(
+    figure: Figure,
+    view: View,
+    bounds: Bounds,
+    layers: Sequence[Layer],
+    glyphs: NDArray[np.uint32],
+    owners: NDArray[np.intp],
+    palette: Palette,
+    symbols: Symbols,
+) -> list[Style]:
+    """Put the letter of each mark where it lies on its curve, or in the topmost cell of its column without data. Gives the styles
+    that the cells' owners then number on from: one a kind, and the one of what is chosen."""
+    rows, columns = glyphs.shape
+    first = len(layers) + 2
+    is_free = np.array([True, *(layer.depth == Depth.BACKDROP for layer in layers), False])[owners]
+    for place, kind in enumerate(LOOKS):
+        at_column: dict[int, Mark] = {}
+        for mark in figure.marks:
+            column = _pixel(to_axis(mark.x, log=view.log_x), bounds, columns) if mark.kind == kind else None
+            if column is not None and not (column in at_column and at_column[column].is_chosen):
+                at_column[column] = mark
+        if len(at_column) > max(columns // CELLS_PER_MARK, 1):
+            at_column = {column: mark for column, mark in at_column.items() if mark.is_chosen}
+        for column, mark in at_column.items():
+            if mark.y is not None:
+                row = _cell_row(to_axis(mark.y, log=view.log_y), bounds.y, rows)
+            else:
+                row = int(is_free[:, column].argmax()) if is_free[:, column].any() else None
+            if row is not None:
+                is_free[row, column] = False
+                glyphs[row, column] = ord(letter(kind, symbols))
+                owners[row, column] = first + (len(LOOKS) if mark.is_chosen else place)
+    return [*(letter_style(kind, palette) for kind in LOOKS), palette.title + Style(reverse=True)]
 
 
 # Text around the data

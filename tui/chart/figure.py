@@ -34,12 +34,19 @@ class Reference:
     label: str
 
 
+MarkKind = Literal["checkpoint", "changed", "restart", "rollback", "skipped", "spike"]
+
+
 @dataclass(frozen=True)
 class Mark:
     """Something that happened at `x`."""
 
     x: float
-    kind: Literal["checkpoint", "restart"]
+    kind: MarkKind
+    y: float | None = None
+    """Where it lies on a curve; None for what belongs to none."""
+    is_chosen: bool = False
+    """Stands out from the others."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,8 @@ class Symbols:
     tick: str = "┤"
     swatch: str = "━"
     ellipsis: str = "…"
+    marks: str = "◆±»«×▲"
+    """One letter for each kind of mark, see `marks.LOOKS`."""
 
     @property
     def dots_high(self) -> int:
@@ -52,7 +54,14 @@ BRAILLE = Symbols(
 )
 BLOCK = Symbols(name="block", dot_weights=((1, 2), (4, 8)), glyphs=" ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█")
 ASCII = Symbols(
-    name="ascii", dot_weights=((1,), (2,)), glyphs=" '.:", axis="|", tick="+", swatch="-", ellipsis="~"
+    name="ascii",
+    dot_weights=((1,), (2,)),
+    glyphs=" '.:",
+    axis="|",
+    tick="+",
+    swatch="-",
+    ellipsis="~",
+    marks="o=><x^",
 )
 SYMBOLS = {symbols.name: symbols for symbols in (BRAILLE, BLOCK, ASCII)}
 

@@ -42,6 +42,7 @@ class View:
     clip: bool = False
     """Scale y to the 1st..99th percentile of the points in sight, and cut off what lies outside."""
     smoothing: float = SMOOTHING_DECAYS[4]
+    shows_marks: bool = True
     cursor: float | None = None
     """Where the crosshair stands, in x; None hides it."""
     anchor: float | None = None

@@ -98,6 +98,13 @@ class Chart(Widget, can_focus=True):
             id="chart.anchor",
             tooltip="Read values as differences from where the crosshair is now",
         ),
+        Binding(
+            "M",
+            "toggle_marks",
+            "Marks",
+            id="chart.marks",
+            tooltip="Show or hide what happened: checkpoints, restarts, rollbacks, spikes, skipped steps, changed values",
+        ),
         Binding("K", "zoom_y(1)", "Zoom in y", id="chart.zoom_in_y", tooltip="Narrow the y axis"),
         Binding("J", "zoom_y(-1)", "Zoom out y", id="chart.zoom_out_y", tooltip="Widen the y axis"),
         Binding("up", "pan_y(1)", "Pan up", id="chart.pan_up", tooltip="Move the y axis up", show=False),
@@ -212,9 +219,9 @@ class Chart(Widget, can_focus=True):
         self.redraw()
 
     def watch_view(self, before: View, after: View) -> None:
-        # A crosshair leaves the axes alone; any other change is a wish to see other axes.
-        only_cursor = replace(before, cursor=None, anchor=None) == replace(after, cursor=None, anchor=None)
-        self._redraw(self._bounds if only_cursor else None)
+        # A crosshair and marks leave the axes alone; any other change is a wish to see other axes.
+        with_these = replace(before, cursor=after.cursor, anchor=after.anchor, shows_marks=after.shows_marks)
+        self._redraw(self._bounds if with_these == after else None)
         self.post_message(self.Looked(self))
 
     def watch_x_axis(self) -> None:
@@ -296,6 +303,9 @@ class Chart(Widget, can_focus=True):
         if self.view.cursor is None:
             self.action_move_cursor(0)
         self.view = self.view.with_anchor_toggled()
+
+    def action_toggle_marks(self) -> None:
+        self.view = replace(self.view, shows_marks=not self.view.shows_marks)
 
     def action_zoom_y(self, direction: int) -> None:
         if self._bounds:

@@ -14,9 +14,10 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher
 
 from tui.chart.figure import Figure
+from tui.chart.marks import legend
 from tui.chart.scene import to_axis
 from tui.chart.widget import Chart
-from tui.figures import CHARTS, ChartSpec, along, figure, first_view
+from tui.figures import CHARTS, ChartSpec, along, figure, first_view, happenings
 from tui.headline import READINGS_WIDTH, note_line, preparation, readings, sample_text, sample_title, strip
 from tui.ink import palette_of
 from tui.panes.pane import Pane
@@ -185,7 +186,7 @@ class ChartGrid(Container):
 
     @on(Chart.Looked)
     def _look_alike(self, message: Chart.Looked) -> None:
-        """The window, the crosshair and the x axis are shared; scale and smoothing are each chart's own."""
+        """The window, the crosshair, the marks and the x axis are shared; scale and smoothing are each chart's own."""
         view = message.chart.view
         for chart in self.charts:
             if chart is message.chart:
@@ -199,6 +200,7 @@ class ChartGrid(Container):
                 log_x=view.log_x,
                 cursor=view.cursor,
                 anchor=view.anchor,
+                shows_marks=view.shows_marks,
             )
             if chart.view != wanted:
                 with chart.prevent(Chart.Looked):
@@ -279,10 +281,22 @@ class ChartsPane(Pane):
             if "samples" in changed:
                 self._draw_sample(state)
             if "notes" in changed:
-                events = self.query_one("#events", Lines)
-                room = max(events.size.height - 1, 1)
-                latest = [note_line(note, ink) for note in list(state.notes)[-room:]]
-                events.show([Text("events", ink.muted), *latest])
+                self._draw_events(state)
+
+    def _draw_events(self, state: RunState) -> None:
+        """The latest words, under what the marks on the charts stand for."""
+        ink = palette_of(self.app)
+        events, chart = self.query_one("#events", Lines), self.query_one(ChartGrid).charts[0]
+        room = max(events.size.height - 1, 1)
+        latest = [note_line(note, ink) for note in list(state.notes)[-room:]]
+        kinds = happenings(state) if chart.view.shows_marks else ()
+        heading = Text.assemble(("events  ", ink.muted), legend(kinds, ink, chart.symbols))
+        events.show([heading, *latest])
+
+    @on(Chart.Looked)
+    def _draw_legend(self) -> None:
+        if self._state is not None and not self.has_class("-low"):
+            self._draw_events(self._state)
 
     def _draw_sample(self, state: RunState) -> None:
         ink = palette_of(self.app)

@@ -1,4 +1,5 @@
-"""The checkpoints, with the held-out score of each. Enter talks to one; other keys have llmctl check it, keep it, …"""
+"""The checkpoints, with the held-out score of each, and where each lies on the curve. Enter talks to one; other keys have
+llmctl check it, keep it, …"""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -7,21 +8,30 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import DataTable
 
+from tui.chart.figure import Figure
+from tui.chart.widget import Chart
+from tui.figures import checkpoints_figure
 from tui.ink import GREEN, hue, palette_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens.checkpoint_acts import Act
+from tui.store import XAxis
 from tui.widgets.table import Table
 from tui.wording import clock, count, fixed, size
 
+LEAST_HEIGHT = 20
+"""From so many rows on there is room for the curve."""
 FIGURES = ("step", "val bpb", "loss nats", "size", "saved")
 
 
 class CheckpointsPane(Pane):
     DEFAULT_CSS = """
     CheckpointsPane { padding: 1 2 0 2; }
+    CheckpointsPane Chart { height: 40%; margin-bottom: 1; }
+    CheckpointsPane.-low Chart { display: none; }
     CheckpointsPane DataTable { height: 1fr; }
     """
 
@@ -75,12 +85,39 @@ class CheckpointsPane(Pane):
     pinned: frozenset[str] = frozenset()
     """Those of them that are pinned."""
 
+    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id)
+        self._state: RunState | None = None
+
     def compose(self) -> ComposeResult:
+        yield Chart(self._figure, id="checkpoints-chart")
         yield Table(cursor_type="row", cell_padding=2, id="checkpoints-table")
 
+    @property
+    def first_focus(self) -> Widget:
+        return self.query_one(Table)
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height < LEAST_HEIGHT, "-low")
+
+    def _figure(self, axis: XAxis, decay: float) -> Figure:
+        if self._state is None:
+            return Figure("")
+        every = self._state.checkpoints.values()
+        stored = [c for c in every if self.stored is None or c.path in self.stored]
+        return checkpoints_figure(self._state, stored, self._chosen, axis, decay)
+
+    def on_data_table_row_highlighted(self) -> None:
+        self.query_one(Chart).redraw()
+
     def draw(self, state: RunState, changed: set[Area]) -> None:
-        if "checkpoints" not in changed:
-            return
+        self._state = state
+        if "checkpoints" in changed:
+            self._draw_table(state)
+        if changed & {"curves", "checkpoints"} and not self.has_class("-low"):
+            self.query_one(Chart).redraw()
+
+    def _draw_table(self, state: RunState) -> None:
         ink = palette_of(self.app)
         best, last = state.best_checkpoint, state.last_checkpoint
         rows = []
@@ -103,6 +140,10 @@ class CheckpointsPane(Pane):
         if not table.row_count:
             return None
         return table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
+
+    @property
+    def _chosen(self) -> Checkpoint | None:
+        return self._state.checkpoints.get(self._under_cursor or "") if self._state else None
 
     def action_wish(self, act: Act) -> None:
         if (path := self._under_cursor) is not None:

@@ -254,7 +254,7 @@ class CockpitScreen(Screen[None]):
         self.set_interval(TICK_SECONDS, self._tick)
         self.set_interval(CLOCK_SECONDS, self._read_meter)
         self._warn_of_unknown_keys()
-        for chart in self.query_one(ChartGrid).charts:
+        for chart in self.query(Chart):
             chart.symbols = self._symbols
         self.query_one(SystemPane).symbols = self._symbols
         self.query_one(AlertsPane).acknowledged.keeps = not self.is_read_only
