@@ -94,6 +94,11 @@ def test_a_bad_value_is_refused_by_the_name_of_its_key(override: str, says: str)
     assert "pydantic" not in str(e.value)
 
 
+def test_a_kernel_that_cannot_keep_documents_apart_is_refused_with_the_mask() -> None:
+    with pytest.raises(SpecError, match=r"fa3 does not know the documents that data\.document_mask"):
+        build_spec({}, ["runtime.attention=fa3", "data.document_mask=true"])
+
+
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(SpecError) as e:
         build_spec({"model": {"depth": 0, "hea_dim": 4}, "seed": -1})

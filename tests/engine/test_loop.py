@@ -420,3 +420,20 @@ def test_every_packing_trains(packing: str, home: Path, tmp_path: Path) -> None:
     assert losses[-1] < losses[0] - 0.3
     first, *_, last = (e.val_bpb for e in seen.of(Evaluated))
     assert last < first
+
+
+def test_a_run_that_keeps_documents_apart_trains_resumes_to_the_bit_and_is_another_run(
+    home: Path, tmp_path: Path
+) -> None:
+    apart = tiny_spec("data.packing=concat", "data.document_mask=true")
+    together = tiny_spec("data.packing=concat")
+    masked, whole, halted = Recorder(), Recorder(), stop_at(7)
+    run_tiny(apart, home, masked, tmp_path / "masked")
+    run_tiny(together, home, whole, tmp_path / "whole")
+    run_tiny(apart, home, halted, tmp_path / "halted")
+    assert max(halted.losses) == 7
+    run_tiny(apart, home, halted, tmp_path / "halted")
+    assert halted.losses == masked.losses
+    assert halted.of(Evaluated)[-1].val_bpb == masked.of(Evaluated)[-1].val_bpb
+    assert masked.losses[1] == pytest.approx(whole.losses[1], rel=0.05)
+    assert masked.losses[12] != whole.losses[12]

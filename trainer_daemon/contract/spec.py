@@ -89,6 +89,9 @@ class DataSpec(Section):
     """`bos-bestfit`: every row begins at a document's start, the rest of a cropped document is dropped.
     `concat`: documents run on from row to row, nothing is dropped. `best-fit-padded`: whole documents as far as they fit,
     nothing is dropped, and what is left of a row is empty; tokens of a batch count empty positions too."""
+    document_mask: bool = False
+    """Whether the documents of a row are kept apart: attention, and the share that a token takes of the one before, end at
+    a document's beginning, in training and validation alike. Positions run on; only distances enter the model."""
     live: Literal["off", "keep", "window"] = "off"
     """Whether training begins before all text is tokenized. off: it does not, and rows are shuffled over the whole corpus.
     keep: it begins with the first shard, while the rest is tokenized beside it or by a `data prepare` that is under way;
@@ -353,6 +356,10 @@ class RunSpec(Section):
             raise ValueError(
                 f"runtime.attention: {self.runtime.attention} needs an NVIDIA GPU and runtime.device is "
                 f"{self.runtime.device}; use auto"
+            )
+        if self.runtime.attention == "fa3" and self.data.document_mask:
+            raise ValueError(
+                "runtime.attention: fa3 does not know the documents that data.document_mask keeps apart; use auto"
             )
         return self
 

@@ -320,8 +320,9 @@ def _assemble(
         fuse_loss_or_tell(home, emit)
     plan = training_plan(spec, feed.tokenizer.vocab_size, ranks.world_size)
     saved_rows = load_progress(checkpoint).micro_batch_size if checkpoint else None
-    plan = settle_micro_batch(spec, plan, precision, ranks, emit, saved_rows)
-    network = build_network(spec, plan, precision, ranks, emit)
+    document_start = feed.tokenizer.bos_id if spec.data.document_mask else None
+    plan = settle_micro_batch(spec, plan, precision, ranks, emit, saved_rows, document_start)
+    network = build_network(spec, plan, precision, ranks, emit, document_start)
     model, optimizer = network.model, network.optimizer
     peak_flops, peak_source = None, "the main rank's to know"
     if ranks.is_main:  # it alone reports, and several probes at once would slow each other
@@ -421,6 +422,7 @@ def settle_micro_batch(
     ranks: Ranks,
     emit: Emit,
     saved_rows: int | None,
+    document_start: int | None,
 ) -> TrainingPlan:
     """The plan in portions that fit, where the spec leaves that to the machine. All ranks.
 
@@ -436,7 +438,7 @@ def settle_micro_batch(
         precision,
         spec.runtime.activation_checkpointing,
         ranks,
-        build=lambda trial: build_network(spec, trial, precision, ranks, lambda _: None),
+        build=lambda trial: build_network(spec, trial, precision, ranks, lambda _: None, document_start),
     )
     rows, times = choice.plan.micro_batch_size, choice.plan.grad_accum_steps
     emit(Notice("info", f"micro-batch: {rows} rows, {times} a step, are the most that fit: {choice.why}"))
@@ -444,11 +446,22 @@ def settle_micro_batch(
 
 
 def build_network(
-    spec: RunSpec, plan: TrainingPlan, precision: Precision, ranks: Ranks, emit: Emit
+    spec: RunSpec,
+    plan: TrainingPlan,
+    precision: Precision,
+    ranks: Ranks,
+    emit: Emit,
+    document_start: int | None = None,
 ) -> Network:
-    """A fresh model, its optimizer, and the model as it is trained. All ranks."""
+    """A fresh model, its optimizer, and the model as it is trained; `document_start` as GPT takes it. All ranks."""
     dtype = COMPUTE_DTYPES[precision]
-    attention = choose_attention(spec.runtime.attention, ranks.device, dtype, plan.shape.head_dim)
+    attention = choose_attention(
+        spec.runtime.attention,
+        ranks.device,
+        dtype,
+        plan.shape.head_dim,
+        masks_documents=document_start is not None,
+    )
     emit(AttentionChosen(attention.kernel, attention.why))
     model = GPT(
         plan.shape,
@@ -456,6 +469,7 @@ def build_network(
         device=ranks.device,
         recompute=spec.runtime.activation_checkpointing,
         attention=attention.kernel,
+        document_start=document_start,
     )
     if precision == "fp8" and not model.train_in_fp8(spec.runtime.fp8_recipe):
         emit(Notice("warning", "fp8: no product of this model is wide enough; it trains in bf16"))

@@ -28,8 +28,8 @@ def test_a_changed_model_writes_its_own_text_in_training_and_from_its_checkpoint
 ) -> None:
     smear = GPT.smear
 
-    def changed(self: GPT, x: Tensor) -> Tensor:
-        return smear(self, x).flip(-1) * torch.linspace(0.5, 2.0, x.size(-1))
+    def changed(self: GPT, x: Tensor, begins: Tensor | None) -> Tensor:
+        return smear(self, x, begins).flip(-1) * torch.linspace(0.5, 2.0, x.size(-1))
 
     monkeypatch.setattr(GPT, "smear", changed)
     spec = tiny_spec("sample.temperature=0", "sample.max_tokens=12", "eval.every=off")

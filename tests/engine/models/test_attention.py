@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,27 @@ from trainer_daemon.contract.events import AttentionKernel
 from trainer_daemon.contract.scaling import ModelShape, model_shape
 from trainer_daemon.contract.spec import ModelSpec
 from trainer_daemon.engine.models import attention
-from trainer_daemon.engine.models.attention import Attend, FlexAttention, build_attention, choose_attention
+from trainer_daemon.engine.models.attention import (
+    Attend,
+    FlexAttention,
+    borders_of,
+    build_attention,
+    choose_attention,
+)
 from trainer_daemon.engine.models.plain_attention import attend_in_blocks, attend_whole
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
     T, S, H, K = q.size(1), k.size(1), q.size(2), k.size(2)
     k, v = k.repeat_interleave(H // K, 2), v.repeat_interleave(H // K, 2)
     i, j = torch.arange(S - T, S, device=q.device)[:, None], torch.arange(S, device=q.device)[None, :]
     score = torch.einsum("bthd,bshd->bhts", q, k) / math.sqrt(q.size(-1))
     score = score.masked_fill((j > i) | (j < i - window), -math.inf)
+    if documents is not None:
+        score = score.masked_fill((documents[:, :, None] != documents[:, None, :])[:, None], -math.inf)
     return torch.einsum("bhts,bshd->bthd", score.softmax(-1), v)
 
 
@@ -65,14 +74,62 @@ def test_in_bf16_it_is_as_exact_as_bf16_is(attend: Attend, queries: int, keys: i
     check_in_half_precision(attend, CPU, torch.bfloat16, random_qkv(queries, keys), window)
 
 
+def cut_at(length: int, *rows: tuple[int, ...]) -> Tensor:
+    """(B, T): the number of the document that each position of a row is in, from where its later documents begin."""
+    begins = torch.zeros(len(rows), length, dtype=torch.bool)
+    for row, firsts in enumerate(rows):
+        begins[row, list(firsts)] = True
+    return begins.cumsum(1, dtype=torch.int32)
+
+
+BORDERS = cut_at(300, (1, 2, 128, 200), (137, 299))
+"""Documents of a token, at a block's end, over several blocks, and one that is a row's last token."""
+
+
+@pytest.mark.parametrize("attend", [attend_in_blocks, attend_whole])
+@pytest.mark.parametrize("window", [0, 8, 128, 300])
+def test_a_query_sees_no_document_but_its_own(attend: Attend, window: int) -> None:
+    qkv = random_qkv(300, 300)
+    ours, plain = ([z.clone().requires_grad_() for z in qkv] for _ in "ab")
+    got = attend(ours[0], ours[1], ours[2], window, BORDERS)
+    wanted = plain_attention(plain[0], plain[1], plain[2], window, BORDERS)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+    weight = torch.randn(got.shape, generator=torch.Generator().manual_seed(1))
+    torch.autograd.backward([(got * weight).sum(), (wanted * weight).sum()])
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("attend", [attend_in_blocks, attend_whole])
+def test_a_document_in_a_row_attends_as_it_does_alone(attend: Attend) -> None:
+    q, k, v = random_qkv(300, 300)
+    together = attend(q, k, v, 64, BORDERS)
+    for row, firsts in enumerate(((0, 1, 2, 128, 200, 300), (0, 137, 299, 300))):
+        for first, end in pairwise(firsts):
+            mine = slice(row, row + 1), slice(first, end)
+            alone = attend(q[mine], k[mine], v[mine], 64)
+            torch.testing.assert_close(together[mine], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attend", [attend_in_blocks, attend_whole])
+def test_documents_are_kept_apart_in_bf16_as_well(attend: Attend) -> None:
+    check_in_half_precision(attend, CPU, torch.bfloat16, random_qkv(300, 300), 64, BORDERS)
+
+
 def check_in_half_precision(
-    attend: Attend, device: torch.device, dtype: torch.dtype, qkv: tuple[Tensor, Tensor, Tensor], window: int
+    attend: Attend,
+    device: torch.device,
+    dtype: torch.dtype,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    window: int,
+    documents: Tensor | None = None,
 ) -> None:
     """Outputs and gradients within 1 % of fp32 ones from the same rounded inputs, by Frobenius norm."""
     rounded = [z.to(device, dtype) for z in qkv]
     ours, plain = ([z.clone().to(kind).requires_grad_() for z in rounded] for kind in (dtype, torch.float32))
-    got = attend(ours[0], ours[1], ours[2], window)
-    wanted = plain_attention(plain[0], plain[1], plain[2], window)
+    borders = None if documents is None else borders_of(attend, documents)
+    got = attend(ours[0], ours[1], ours[2], window, borders)
+    wanted = plain_attention(plain[0], plain[1], plain[2], window, documents)
     weight = torch.randn(got.shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
     torch.autograd.backward([(got * weight).sum(), (wanted * weight.float()).sum()])
     assert got.dtype == dtype
@@ -105,6 +162,21 @@ def test_flex_attention_sees_the_same_keys(queries: int, keys: int, window: int)
         torch.testing.assert_close(attend(*qkv, window), plain_attention(*qkv, window), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("without_compiling")
+@pytest.mark.filterwarnings(
+    "ignore:flex_attention called without torch.compile", "ignore::DeprecationWarning"
+)
+@pytest.mark.parametrize("length", [300, 150], ids=["training", "another length"])
+def test_flex_attention_keeps_documents_apart(length: int) -> None:
+    attend = FlexAttention(300, (64, 299), CPU)
+    qkv, documents = random_qkv(length, length), BORDERS[:, :length]
+    borders = borders_of(attend, documents)
+    with torch.no_grad():
+        for window in (64, 299):
+            wanted = plain_attention(*qkv, window, documents)
+            torch.testing.assert_close(attend(*qkv, window, borders), wanted, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # torch.compile's own deprecations
 def test_flex_attention_compiled_skips_no_block_that_is_seen() -> None:
@@ -112,10 +184,11 @@ def test_flex_attention_compiled_skips_no_block_that_is_seen() -> None:
     qkv = random_qkv(300, 300)
     attend = FlexAttention(300, (64, 299), CPU)
     with torch.no_grad():
-        for window in (64, 299):
-            torch.testing.assert_close(
-                attend(*qkv, window), plain_attention(*qkv, window), atol=1e-5, rtol=1e-4
-            )
+        for documents in (None, BORDERS, BORDERS.flip(0)):
+            borders = None if documents is None else borders_of(attend, documents)
+            for window in (64, 299):
+                wanted = plain_attention(*qkv, window, documents)
+                torch.testing.assert_close(attend(*qkv, window, borders), wanted, atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture
@@ -167,6 +240,20 @@ def test_a_flash_attention_3_that_does_not_import_is_an_obstacle_in_words(
     fa3("raise OSError('undefined symbol: _ZN3c10')")
     with pytest.raises(ImportError, match=r"flash_attn_interface cannot be imported \(undefined symbol"):
         attention.load_fa3()
+
+
+def test_documents_are_kept_apart_by_a_kernel_that_knows_them(
+    fa3: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Hopper GPU's answers stand in for one."""
+    fa3(DOCUMENTED_FA3.format("y"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    monkeypatch.setattr(attention, "_is_installed", lambda _name: True)
+    choice = choose_attention("auto", CUDA, torch.bfloat16, head_dim=128, masks_documents=True)
+    assert choice.kernel == "flex"
+    assert "no fa3: it does not know the documents" in choice.why
+    with pytest.raises(SpecError, match=r"fa3 cannot run here: .*data\.document_mask"):
+        choose_attention("fa3", CUDA, torch.bfloat16, head_dim=128, masks_documents=True)
 
 
 def test_a_cpu_takes_queries_in_blocks() -> None:
@@ -233,6 +320,9 @@ def test_on_a_gpu_every_kernel_computes_the_same(
     q = torch.randn(2, 1024, 4, 128, generator=draw)
     k, v = (torch.randn(2, 1024, n_kv_head, 128, generator=draw) for _ in "kv")
     check_in_half_precision(attend, CUDA, torch.bfloat16, (q, k, v), window)
+    if kernel != "fa3":
+        documents = cut_at(1024, (1, 128, 700), (512,)).to(CUDA)
+        check_in_half_precision(attend, CUDA, torch.bfloat16, (q, k, v), window, documents)
     with torch.no_grad():  # a cache: fewer queries than keys, and a single one
         for queries in (130, 1):
             late = [z.to(CUDA, torch.bfloat16) for z in (q[:, -queries:], k, v)]

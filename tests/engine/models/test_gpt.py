@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -145,6 +146,37 @@ def test_logits_loss_and_gradients_are_those_of_the_formulas(shape: ModelShape, 
         gradient, wanted = parameter.grad, gradients[name]
         assert gradient is not None
         error = (gradient.double() - wanted).norm()
+        assert error < 1e-4 * wanted.norm() + 1e-7, f"{name}: {error:.1e} of {wanted.norm():.1e}"
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_kept_apart_the_documents_of_a_row_are_read_as_each_is_alone(shape: ModelShape) -> None:
+    """Losses and gradients, by the formulas, of each document in a row of its own, from its first token on."""
+    model = perturbed_model(shape)
+    model.document_start = 9
+    T = shape.sequence_len
+    idx, targets = tokens(shape, rows=1, length=T)
+    idx[idx == 9] = 10
+    firsts = [0, 3, 4, T // 2, T]  # the first document's own beginning is in an earlier row
+    idx[0, firsts[1:-1]] = 9
+    weights = {name: w.detach().double().requires_grad_() for name, w in model.named_parameters()}
+    alone = [
+        torch.nn.functional.cross_entropy(
+            plain_logits(weights, shape, idx[:, first:end])[0], targets[0, first:end], reduction="sum"
+        )
+        for first, end in pairwise(firsts)
+    ]
+    expected_loss = torch.stack(alone).sum() / T
+    torch.autograd.backward(expected_loss)
+
+    loss = model(idx, targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6)
+    for name, parameter in model.named_parameters():
+        wanted = weights[name].grad
+        assert parameter.grad is not None
+        assert wanted is not None
+        error = (parameter.grad.double() - wanted).norm()
         assert error < 1e-4 * wanted.norm() + 1e-7, f"{name}: {error:.1e} of {wanted.norm():.1e}"
 
 

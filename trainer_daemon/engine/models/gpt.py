@@ -9,7 +9,7 @@ fast: until it is changed as well, text is right but slow.
 B batch   T tokens   C width   H heads   K key/value heads   D head width   V vocabulary   L layers
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from trainer_daemon.contract.estimate import ActivationCheckpointing
 from trainer_daemon.contract.events import AttentionKernel
 from trainer_daemon.contract.hardware import Fp8Recipe
 from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
-from trainer_daemon.engine.models.attention import Attend, build_attention
+from trainer_daemon.engine.models.attention import Attend, borders_of, build_attention
 from trainer_daemon.engine.models.fp8 import fits_fp8, product
 from trainer_daemon.engine.models.fused import rms_norm, rotary_tables, rotate
 from trainer_daemon.engine.models.loss import Reduction, softcap, softcapped_cross_entropy
@@ -68,8 +68,10 @@ class Attention(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor],
         value_embedding: Tensor | None,
+        borders: Any,
     ) -> Tensor:
-        """`(B, T, C) -> (B, T, C)`; `value_embedding` is (B, T, K·D) on the layers that have one."""
+        """`(B, T, C) -> (B, T, C)`; `value_embedding` is (B, T, K·D) on the layers that have one, `borders` what the
+        kernel must know of documents."""
         B, T, C = x.shape
         H, K, D = self.n_head, self.n_kv_head, self.head_dim
         # one product over the three stacked weights reads x once
@@ -82,7 +84,7 @@ class Attention(nn.Module):
             v = v + gate[..., None] * value_embedding.view(B, T, K, D)
         qk = rms_norm(rotate(qk, *rotation), gain=QK_GAIN)
         q, k = torch.split(qk, [H, K], dim=2)  # (B, T, H, D), (B, T, K, D)
-        y = self.attend(q, k, v, self.window)  # (B, T, H, D)
+        y = self.attend(q, k, v, self.window, borders)  # (B, T, H, D)
         return self.c_proj(y.reshape(B, T, C))
 
 
@@ -108,9 +110,10 @@ class Block(nn.Module):
         x: Tensor,
         rotation: tuple[Tensor, Tensor],
         value_embedding: Tensor | None,
+        borders: Any,
     ) -> Tensor:
         """`(B, T, C) -> (B, T, C)`"""
-        x = x + self.attn(rms_norm(x), rotation, value_embedding)
+        x = x + self.attn(rms_norm(x), rotation, value_embedding, borders)
         return x + self.mlp(rms_norm(x))
 
 
@@ -128,13 +131,16 @@ class GPT(nn.Module):
         device: torch.device | str = "cpu",
         recompute: ActivationCheckpointing = "off",
         attention: AttentionKernel | None = None,
+        document_start: int | None = None,
     ) -> None:
+        """`document_start`: the id that begins a document, where none may see the one before it in its row."""
         super().__init__()
         L, C, table_rows = shape.n_layer, shape.n_embd, shape.padded_vocab_size
         self.shape = shape
         self.compute_dtype = compute_dtype
         self.recompute = recompute
-        attend = build_attention(attention, shape, torch.device(device))
+        self.document_start = document_start
+        self._attend = attend = build_attention(attention, shape, torch.device(device))
         # fp16 has too little range for a table's gradients and moments
         table_dtype = torch.float32 if compute_dtype == torch.float16 else compute_dtype
         with torch.device(device):
@@ -223,21 +229,30 @@ class GPT(nn.Module):
         heads = self.shape.n_head + self.shape.n_kv_head  # rotated together
         cos, sin = (table[:T].expand(T, heads, -1).contiguous() for table in (self.cos, self.sin))
 
+        begins, borders = None, None
+        if self.document_start is not None:
+            # positions run on: rotary angles only tell how far apart two tokens are
+            begins = idx == self.document_start
+            borders = borders_of(self._attend, begins.cumsum(1, dtype=torch.int32))
+
         x = rms_norm(self.wte(idx).to(self.compute_dtype))  # (B, T, C)
-        x = x0 = self.smear(x)
+        x = x0 = self.smear(x, begins)
         backout = x
         for layer, block in enumerate(self.blocks):
             x = self.resid_lambdas[layer] * x + self.x0_lambdas[layer] * x0
             table = self.value_embeds[str(layer)] if self.shape.has_value_embedding(layer) else None
             value_embedding = table(idx).to(x.dtype) if table is not None else None  # (B, T, K·D)
-            x = run_block(self.recompute, block, x, (cos, sin), value_embedding)
+            x = run_block(self.recompute, block, x, (cos, sin), value_embedding, borders)
             if layer == self.shape.n_layer // 2:
                 backout = x
         return rms_norm(x - self.backout_lambda.to(x.dtype) * backout)
 
-    def smear(self, x: Tensor) -> Tensor:
-        """`(B, T, C) -> (B, T, C)`: adds to each token a gated share of the one before; the first of all has none."""
+    def smear(self, x: Tensor, begins: Tensor | None) -> Tensor:
+        """`(B, T, C) -> (B, T, C)`: adds to each token a gated share of the one before; the first of all has none, nor
+        has one that begins a document, `begins` (B, T)."""
         gate = torch.sigmoid(self.smear_gate(x[:, 1:, :SMEAR_GATE_CHANNELS]))  # (B, T-1, 1)
+        if begins is not None:
+            gate = gate.masked_fill(begins[:, 1:, None], 0)
         return torch.cat([x[:, :1], x[:, 1:] + self.smear_lambda.to(x.dtype) * gate * x[:, :-1]], dim=1)
 
     def unembed(self, x: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Causal attention inside a window in plain PyTorch: whole, or in blocks of queries that touch only the keys they see.
 
-Blocks never build a mask of T x S: theirs are small, few and cached. On a CPU that is the fastest way there is.
+Blocks never build a mask of T x S: theirs are small, few and cached. On a CPU that is the fastest way there is. Where
+rows hold several documents that must not see each other, `documents` numbers them, (B, T), and a block's mask is then
+made anew for its rows.
 
 B batch   T queries   S keys (S >= T: the queries are the last T positions)   H heads   K key/value heads   D head width
 """
@@ -16,26 +18,29 @@ QUERY_BLOCK = 128
 """Queries taken at a time: 64 and 256 were slower on a CPU at T 256 to 2048."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
     """(B, T, H, D), (B, S, K, D), (B, S, K, D) -> (B, T, H, D): what a device does well with torch alone."""
-    return attend_in_blocks(q, k, v, window) if q.is_cpu else attend_whole(q, k, v, window)
+    return (attend_in_blocks if q.is_cpu else attend_whole)(q, k, v, window, documents)
 
 
-def attend_whole(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """(B, T, H, D), (B, S, K, D), (B, S, K, D) -> (B, T, H, D) by one SDPA: with a mask where a window leaves keys out."""
+def attend_whole(q: Tensor, k: Tensor, v: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
+    """(B, T, H, D), (B, S, K, D), (B, S, K, D) -> (B, T, H, D) by one SDPA: with a mask where keys are left out."""
     T, S = q.size(1), k.size(1)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # heads before positions
-    return _attend_block(q, k, v, window, (0, T, max(0, S - T - window), S)).transpose(1, 2)
+    return _attend_block(q, k, v, window, (0, T, max(0, S - T - window), S), documents).transpose(1, 2)
 
 
-def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """(B, T, H, D), (B, S, K, D), (B, S, K, D) -> (B, T, H, D). The query at position i sees keys i-window..i."""
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, window: int, documents: Tensor | None = None) -> Tensor:
+    """(B, T, H, D), (B, S, K, D), (B, S, K, D) -> (B, T, H, D). The query at position i sees keys i-window..i, of them
+    those of its own document."""
     T, S = q.size(1), k.size(1)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # heads before positions
     if q.is_cpu and q.dtype == torch.bfloat16 and T > 1:
-        out = _BF16OnCPU.apply(q, _per_query_head(k, q), _per_query_head(v, q), window)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
+        out = _BF16OnCPU.apply(q, _per_query_head(k, q), _per_query_head(v, q), window, documents)  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped
         return out.transpose(1, 2)
-    blocks = [_attend_block(q, k, v, window, block).transpose(1, 2) for block in _blocks(T, S, window)]
+    blocks = [
+        _attend_block(q, k, v, window, block, documents).transpose(1, 2) for block in _blocks(T, S, window)
+    ]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
 
 
@@ -46,9 +51,25 @@ def _blocks(T: int, S: int, window: int) -> list[tuple[int, int, int, int]]:
     return [(first, end, max(0, ahead + first - window), ahead + end) for first, end in ends]
 
 
-def _attend_block(q: Tensor, k: Tensor, v: Tensor, window: int, block: tuple[int, int, int, int]) -> Tensor:
+def _same_document(documents: Tensor, block: tuple[int, int, int, int]) -> Tensor:
+    """(B, T) -> (B, 1, queries, keys) booleans, for all heads. There is no cache: queries and keys are the same positions."""
+    first, end, low, high = block
+    return (documents[:, first:end, None] == documents[:, None, low:high])[:, None]
+
+
+def _attend_block(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    block: tuple[int, int, int, int],
+    documents: Tensor | None,
+) -> Tensor:
     first, end, low, high = block
     q, k, v = q[:, :, first:end], k[:, :, low:high], v[:, :, low:high]
+    if documents is not None:
+        band = _band(end - first, high - low, window, q.device)
+        return _sdpa(q, k, v, mask=band & _same_document(documents, block))
     if end - first == 1:
         return _sdpa(q, k, v)
     if high - low == end - first and window >= high - low - 1:
@@ -70,24 +91,28 @@ class _BF16OnCPU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int, documents: Tensor | None) -> Tensor:
         B, H, T, D = q.shape
         S = k.size(2)
         ctx.window = window
         q, k, v = (z.reshape(B * H, -1, D) for z in (q, k, v))
         y = torch.empty(B, T, H, D, dtype=q.dtype)
         weights = []
-        for first, end, low, high in _blocks(T, S, window):
+        for block in _blocks(T, S, window):
+            first, end, low, high = block
             score = torch.bmm(q[:, first:end], k[:, low:high].mT).float()  # (B·H, queries, keys)
             bias = _band_bias(end - first, high - low, window, q.device)
-            p = torch.softmax(torch.add(bias, score, alpha=D**-0.5), dim=-1).to(q.dtype)
+            score = torch.add(bias, score, alpha=D**-0.5)
+            if documents is not None:
+                score.view(B, H, *score.shape[1:]).masked_fill_(~_same_document(documents, block), -torch.inf)
+            p = torch.softmax(score, dim=-1).to(q.dtype)
             y[:, first:end] = torch.bmm(p, v[:, low:high]).view(B, H, -1, D).transpose(1, 2)
             weights.append(p)
         ctx.save_for_backward(q, k, v, y, *weights)
         return y.transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, y, *weights = ctx.saved_tensors
         B, T, H, D = y.shape
         S = k.size(1)
@@ -102,7 +127,7 @@ class _BF16OnCPU(torch.autograd.Function):
             q_grad[:, first:end] = torch.bmm(score_grad, k[:, low:high])
             k_grad[:, low:high] += torch.bmm(score_grad.mT, q[:, first:end])
             v_grad[:, low:high] += torch.bmm(p.mT, g[:, first:end])
-        return q_grad.view(B, H, T, D), k_grad.view(B, H, S, D), v_grad.view(B, H, S, D), None
+        return q_grad.view(B, H, T, D), k_grad.view(B, H, S, D), v_grad.view(B, H, S, D), None, None
 
 
 def _per_query_head(z: Tensor, q: Tensor) -> Tensor:
