@@ -24,6 +24,7 @@ from tui.run_query import EXAMPLE, Query, QueryError, parse_query
 from tui.run_row import RunRow, read_row
 from tui.run_state import Area, RunState
 from tui.run_view import RunView, load_view, store_view
+from tui.screens.run_acts import Act
 from tui.screens.spec_diff import SpecDiff
 from tui.widgets.lines import Lines
 from tui.widgets.search import SearchInput
@@ -78,14 +79,31 @@ class RunsPane(Pane):
             tooltip="Sort by the next column; a click on its title does too",
         ),
         Binding("S", "turn_sort", "Sort the other way", id="runs.turn_sort", tooltip="The last first"),
+        Binding(
+            "R",
+            "wish('resume')",
+            "Resume",
+            id="runs.resume",
+            tooltip="Go on with this run from its newest good checkpoint; asks first",
+        ),
+        Binding(
+            "f",
+            "wish('fork')",
+            "Fork",
+            id="runs.fork",
+            tooltip="A new run that begins with a checkpoint of this one, filled in as a form",
+        ),
     ]
 
     HINTS: ClassVar[Sequence[tuple[str, str]]] = (
+        ("n", "new"),
         ("/", "pick"),
         ("␣", "mark"),
         ("o", "overlay"),
         ("d", "diff"),
         ("p", "pin"),
+        ("R", "resume"),
+        ("f", "fork"),
         ("s", "sort"),
     )
 
@@ -95,6 +113,14 @@ class RunsPane(Pane):
         def __init__(self, run: RunDir) -> None:
             super().__init__()
             self.run = run
+
+    class Wanted(Message):
+        """Go on with this one, or begin another from it."""
+
+        def __init__(self, act: Act, row: RunRow) -> None:
+            super().__init__()
+            self.act: Act = act
+            self.row = row
 
     class Overlaid(Message):
         """Lay these over the one that is open, or take them out."""
@@ -189,7 +215,7 @@ class RunsPane(Pane):
             return Text(" " * min(error.column, room) + message, hue(ink, VERMILION))
         if rows:
             return Text()
-        return Text("no run is like that" if self._rows else "there are no runs yet", ink.muted)
+        return Text("no run is like that" if self._rows else "there are no runs yet; n begins one", ink.muted)
 
     def _draw_table(self, rows: Sequence[RunRow]) -> None:
         table = self.query_one(Table)
@@ -289,6 +315,12 @@ class RunsPane(Pane):
             self.notify("mark the runs to compare with space, two at least", severity="warning")
         else:
             self.app.push_screen(SpecDiff(specs))
+
+    def action_wish(self, act: Act) -> None:
+        name = self.query_one(Table).key_under_cursor
+        for row in self._rows or ():
+            if row.name == name:
+                self.post_message(self.Wanted(act, row))
 
     def action_pin(self) -> None:
         if rows := self.acted_on():

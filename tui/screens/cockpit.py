@@ -43,13 +43,15 @@ from tui.panes.samples import SamplesPane
 from tui.panes.spec import SpecPane
 from tui.panes.system import SystemPane
 from tui.run_state import Area, Checkpoint, RunState
-from tui.screens import checkpoint_acts
+from tui.screens import checkpoint_acts, run_acts
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help, Section
 from tui.screens.jump import Jump
+from tui.screens.new_run import FieldInput, FormTable, NewRun
 from tui.screens.talk import TalkScreen
 from tui.screens.type_in import TypeIn
 from tui.settings import Settings
+from tui.spec_form import Draft
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
@@ -93,6 +95,7 @@ def key_sections() -> list[Section]:
         ("On an alert", (AlertsPane,)),
         ("In the list of runs", (RunsPane,)),
         ("In the spec", (SpecPane,)),
+        ("In the form of a new run", (NewRun, FormTable, FieldInput)),
         ("In the line that picks or searches", (SearchInput,)),
         ("In a text", (Transcript,)),
         ("In the prompt line", (PromptInput,)),
@@ -194,6 +197,9 @@ class CockpitScreen(Screen[None]):
             id="app.differ",
             tooltip="Send changed cells only, or what Textual sends",
             show=False,
+        ),
+        Binding(
+            "n", "new_run", "new run", id="run.new", tooltip="Fill in a run, see what it takes, and start it"
         ),
         Binding("question_mark", "help", "help", id="app.help", tooltip="All keys"),
         Binding("escape", "go_back", "Back", id="pane.escape", tooltip="Out of what was entered", show=False),
@@ -743,6 +749,25 @@ class CockpitScreen(Screen[None]):
         if self.run_folder is None or message.run.path != self.run_folder.path:
             self.open_run(message.run)
         self.action_show_pane("charts")
+
+    def action_new_run(self) -> None:
+        if isinstance(self.run_folder, FarRun):
+            self._say("this cockpit looks at another machine; begin runs there", "warning")
+        elif self.may_steer():
+            self.app.push_screen(NewRun(Draft()), lambda run: self._show_run(run) if run else None)
+
+    def _show_run(self, run: RunDir) -> None:
+        self.open_run(run)
+        self.action_show_pane("charts")
+
+    def _resume(self, run: RunDir) -> None:
+        self._show_run(run)
+        self.send_errand(["resume", run.name])
+
+    @on(RunsPane.Wanted)
+    def _act_on_run(self, message: RunsPane.Wanted) -> None:
+        if self.may_steer():
+            run_acts.begin(self.app, message.act, message.row, resume=self._resume, show=self._show_run)
 
     @on(RunsPane.Overlaid)
     def _overlay(self, message: RunsPane.Overlaid) -> None:

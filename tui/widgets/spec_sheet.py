@@ -29,6 +29,8 @@ class SheetRow:
     """One for each heading beside the key's."""
     foot: Sequence[Text]
     """Values too long for a cell."""
+    about: str = ""
+    """What it means; empty: what the spec says of the key."""
 
 
 class SpecSheet(Vertical):
@@ -43,8 +45,11 @@ class SpecSheet(Vertical):
         self._rows: dict[str, SheetRow] = {}
 
     def compose(self) -> ComposeResult:
-        yield Table(cursor_type="row", id="sheet-table")
+        yield self.make_table()
         yield Lines(id="sheet-foot")
+
+    def make_table(self) -> Table:
+        return Table(cursor_type="row", id="sheet-table")
 
     def show(self, headings: Sequence[Text], rows: Sequence[SheetRow]) -> None:
         """`headings`: of the columns beside the key's. Cells are cut where there is no room."""
@@ -77,7 +82,7 @@ class SpecSheet(Vertical):
         lines: list[Text] = []
         if row is not None:
             lines = [Text(row.key, ink.title), *row.foot]
-            words = Text(description_of(row.key), ink.muted)
+            words = Text(row.about or description_of(row.key), ink.muted)
             lines += words.wrap(self.app.console, max(20, self.size.width - 2))
         self.query_one("#sheet-foot", Lines).show(lines[:FOOT_ROWS])
 
