@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -73,6 +73,14 @@ class Cockpit(DiffedApp[None]):
         self.set_keymap(self.settings.keys)
         if is_remote():
             self.animation_level = "none"
+
+    @cached_property
+    def key_names(self) -> Mapping[str, str]:
+        """Binding id -> the key that does it, as the reader bound it."""
+        from tui.key_names import key_names
+        from tui.screens.cockpit import key_sections
+
+        return key_names(self, [owner for _, owners in key_sections() for owner in owners])
 
     def compose(self) -> ComposeResult:
         name = self._first_run.name if self._first_run else "runs"

@@ -1,6 +1,8 @@
 """The lines of text around the charts, as pure functions of what is known: the header, the banner, the readings, the
 latest words. What does not fit is left out whole, the least important first."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
@@ -100,24 +102,27 @@ def is_silent(state: RunState, silent_seconds: float) -> bool:
     return silent_seconds > max(SILENCE_SECONDS, 10 * (state.status.step_seconds or 0.0))
 
 
-def banner(state: RunState, width: int, ink: Palette, *, hides_alert: bool = False) -> list[Text]:
+def banner(
+    state: RunState, width: int, ink: Palette, keys: Mapping[str, str], *, hides_alert: bool = False
+) -> list[Text]:
     """What is wrong, or what to do now that the run has ended; no line at all while it simply goes on.
 
-    `hides_alert`: the newest alert is known to the reader.
+    `keys`: binding id -> its key. `hides_alert`: the newest alert is known to the reader.
     """
     status = state.status
     lines: list[Text] = []
     if status.error is not None:
-        lines = _wrapped(status.error["message"], width, hue(ink, VERMILION), most=3)
+        lines = _wrapped(printable(status.error["message"]), width, hue(ink, VERMILION), most=3)
         if status.state == "failed" and "llmctl" not in status.error["message"]:
-            advice = f"read the log (4); then continue from the last checkpoint: llmctl resume {status.name}"
+            log = f"read the log ({keys['pane.log']})"
+            advice = f"{log}; then continue from the last checkpoint: llmctl resume {status.name}"
             lines += _wrapped(advice, width, ink.muted, most=2)
     elif status.alert is not None and not hides_alert and status.step - status.alert["step"] <= ALERT_STEPS:
         lines = _wrapped(printable(status.alert["message"]), width, hue(ink, ORANGE), most=2)
     elif status.state == "stopped":
         lines = _wrapped(f"stopped; continue it with: llmctl resume {status.name}", width, ink.muted, most=1)
     if state.has_ended and state.best_checkpoint is not None:
-        words = f"press / and talk to the model, or: llmctl chat {status.name}@best"
+        words = f"press {keys['run.ask']} and talk to the model, or: llmctl chat {status.name}@best"
         lines += _wrapped(words, width, hue(ink, SKY), most=1)
     return lines
 

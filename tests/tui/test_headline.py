@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.tui.conftest import Runs
 
 
+KEYS = {"pane.log": "4", "run.ask": "/"}
+
+
 def folded(runs: Runs, name: str = "fox") -> RunState:
     state = RunState(name)
     state.apply(read_all(runs.completed(name).journal))
@@ -55,7 +58,7 @@ def test_a_run_that_falls_silent_says_for_how_long(runs: Runs) -> None:
 
 
 def test_a_completed_run_says_in_one_line_how_to_talk_to_its_model(runs: Runs) -> None:
-    lines = headline.banner(folded(runs), 80, DARK)
+    lines = headline.banner(folded(runs), 80, DARK, KEYS)
     assert [line.plain for line in lines] == [" press / and talk to the model, or: llmctl chat fox@best"]
 
 
@@ -66,10 +69,10 @@ def test_a_failed_run_says_why_and_what_to_type_next(runs: Runs) -> None:
     written.end("failed", "rank 1: CUDA out of memory", 50)
     state = RunState("fox")
     state.apply(read_all(written.run.journal))
-    words = " ".join(line.plain.strip() for line in headline.banner(state, 60, DARK))
+    words = " ".join(line.plain.strip() for line in headline.banner(state, 60, DARK, KEYS))
     assert "rank 1: CUDA out of memory" in words
     assert "llmctl resume fox" in words
-    assert all(line.cell_len <= 60 for line in headline.banner(state, 60, DARK))
+    assert all(line.cell_len <= 60 for line in headline.banner(state, 60, DARK, KEYS))
 
 
 def test_an_alert_is_in_the_banner_for_a_while_and_in_the_log_for_good(runs: Runs) -> None:
@@ -79,11 +82,11 @@ def test_an_alert_is_in_the_banner_for_a_while_and_in_the_log_for_good(runs: Run
     written.tell("train", alert("loss_spike", 50, "the loss jumped to 99 nats from a usual 3"))
     state = RunState("fox")
     state.apply(read_all(written.run.journal))
-    assert "jumped to 99 nats" in headline.banner(state, 80, DARK)[0].plain
+    assert "jumped to 99 nats" in headline.banner(state, 80, DARK, KEYS)[0].plain
     assert "Likely cause" in state.notes[-1].text
     assert state.notes[-1].level == "warning"
     state.status.step += headline.ALERT_STEPS + 1
-    assert headline.banner(state, 80, DARK) == []
+    assert headline.banner(state, 80, DARK, KEYS) == []
 
 
 def test_the_column_of_readings_leaves_out_whole_groups(runs: Runs) -> None:

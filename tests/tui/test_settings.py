@@ -1,6 +1,7 @@
 """The reader's own preferences: read, refused with the key that is wrong, and kept."""
 
 import io
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,38 @@ async def test_own_keys_replace_the_defaults_and_stand_in_the_help(runs: Runs) -
         console.print(help_screen._text())
         line = next(line for line in console.file.getvalue().splitlines() if "chart.log_y" in line)  # type: ignore[attr-defined]
         assert line.split()[0] == "^l"
+
+
+async def test_every_row_that_names_a_key_names_the_one_that_the_reader_chose(runs: Runs) -> None:
+    run = runs.completed()
+    keys = {
+        "pane.runs": "ctrl+r",
+        "run.ask": "ctrl+a",
+        "app.detach": "ctrl+q",
+        "run.new": "N",
+        "runs.query": "ctrl+f",
+        "checkpoint.verify": "V",
+        "form.search": "ctrl+s",
+        "talk.again": "R",
+    }
+    async with Cockpit(run, settings=Settings(keys=keys)).run_test(size=(160, 30)) as pilot:
+        screen = await opened(pilot)
+
+        def has(*what: str) -> bool:
+            present = "\n".join(s.text for s in pilot.app.screen._compositor.render_strips())
+            return all(word in present for word in what)
+
+        await until(pilot, partial(has, "^r runs", "^a ask", "^q detach", "press ^a and talk", "8 alerts"))
+        await pilot.press("ctrl+r")
+        await until(pilot, partial(has, "^f picks runs", "N new", "^f pick", "o overlay", "␣ mark"))
+        await pilot.press("3")
+        await until(pilot, partial(has, "V verify", "p pin"))
+        await pilot.press("N")
+        await until(pilot, partial(has, "^s searches all fields", "^s all fields", "⏎ start"))
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen)
+        await pilot.press("T")
+        await until(pilot, partial(has, "R again", "v versus"))
 
 
 async def test_a_theme_chosen_in_the_cockpit_is_there_the_next_time(runs: Runs) -> None:

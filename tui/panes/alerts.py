@@ -21,6 +21,7 @@ from tui.alarms import Alarm, suggested_command
 from tui.chart.palette import Palette
 from tui.evidence import MOST_BYTES, evidence_lines
 from tui.ink import HUE_OF_LEVEL, SKY, hue, palette_of
+from tui.key_names import Hint
 from tui.panes.pane import Pane
 from tui.run_state import Area, RunState
 from tui.widgets.lines import Lines
@@ -43,11 +44,11 @@ class AlertsPane(Pane):
     AlertsPane.-alone DataTable, AlertsPane.-none DataTable { display: none; }
     AlertsPane.-alone VerticalScroll { margin-top: 0; }
     """
-    HINTS: ClassVar[Sequence[tuple[str, str]]] = (
+    HINTS: ClassVar[Sequence[Hint]] = (
         ("⏎", "evidence"),
-        ("a", "seen"),
-        ("A", "all seen"),
-        ("Y", "copy"),
+        ("alerts.seen", "seen"),
+        ("alerts.all_seen", "all seen"),
+        ("app.copy", "copy"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(

@@ -15,6 +15,7 @@ from tui.chart.figure import Figure
 from tui.chart.widget import Chart
 from tui.figures import checkpoints_figure
 from tui.ink import GREEN, hue, palette_of
+from tui.key_names import Hint
 from tui.panes.pane import Pane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens.checkpoint_acts import Act
@@ -35,13 +36,13 @@ class CheckpointsPane(Pane):
     CheckpointsPane DataTable { height: 1fr; }
     """
 
-    HINTS: ClassVar[Sequence[tuple[str, str]]] = (
+    HINTS: ClassVar[Sequence[Hint]] = (
         ("⏎", "sample"),
-        ("v", "verify"),
-        ("p", "pin"),
-        ("f", "fork"),
-        ("x", "export"),
-        ("d", "delete"),
+        ("checkpoint.verify", "verify"),
+        ("checkpoint.pin", "pin"),
+        ("checkpoint.fork", "fork"),
+        ("checkpoint.export", "export"),
+        ("checkpoint.delete", "delete"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "wish('verify')", "Verify", id="checkpoint.verify", tooltip="Hash every file anew"),

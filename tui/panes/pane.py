@@ -6,6 +6,7 @@ from typing import ClassVar
 from textual.containers import Container
 from textual.widget import Widget
 
+from tui.key_names import Hint
 from tui.run_state import Area, RunState
 
 
@@ -13,8 +14,8 @@ class Pane(Container):
     """One view. Drawn only while it is in sight; when it comes into sight, all areas are said to have changed."""
 
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
-    HINTS: ClassVar[Sequence[tuple[str, str]]] = ()
-    """(key, word) for the last row, where the view has keys of its own."""
+    HINTS: ClassVar[Sequence[Hint]] = ()
+    """For the last row, where the view has keys of its own."""
 
     def draw(self, state: RunState, changed: set[Area]) -> None:
         """Show what changed. Reads the state, never writes it."""

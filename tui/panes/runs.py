@@ -1,7 +1,7 @@
 """All runs on this machine, looked at anew every few seconds while they are in sight: picked by a query, sorted by a
 column, the pinned ones on top. What a key does, it does to the marked runs, or to the one under the cursor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from textual.worker import get_current_worker
 from trainer_daemon.contract.rundir import RunDir, all_runs
 from trainer_daemon.contract.text import printable
 from tui.ink import GLYPH_OF_STATE, HUE_OF_STATE, SKY, VERMILION, hue, palette_of
+from tui.key_names import Hint, cockpit_of
 from tui.panes.pane import Pane
 from tui.run_columns import COLUMNS, Column, arranged, columns_that_fit, sort_that_comes_next
 from tui.run_query import EXAMPLE, Query, QueryError, parse_query
@@ -95,16 +96,16 @@ class RunsPane(Pane):
         ),
     ]
 
-    HINTS: ClassVar[Sequence[tuple[str, str]]] = (
-        ("n", "new"),
-        ("/", "pick"),
-        ("␣", "mark"),
-        ("o", "overlay"),
-        ("d", "diff"),
-        ("p", "pin"),
-        ("R", "resume"),
-        ("f", "fork"),
-        ("s", "sort"),
+    HINTS: ClassVar[Sequence[Hint]] = (
+        ("run.new", "new"),
+        ("runs.query", "pick"),
+        ("runs.mark", "mark"),
+        ("runs.overlay", "overlay"),
+        ("runs.diff", "diff"),
+        ("runs.pin", "pin"),
+        ("runs.resume", "resume"),
+        ("runs.fork", "fork"),
+        ("runs.sort", "sort"),
     )
 
     class Chosen(Message):
@@ -145,7 +146,7 @@ class RunsPane(Pane):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="runs-head"):
-            yield SearchInput(f"/ picks runs: {EXAMPLE}", id="runs-query")
+            yield SearchInput(f"{self._key_names['runs.query']} picks runs: {EXAMPLE}", id="runs-query")
             yield Lines([Text()], id="runs-count")
         yield Lines([Text()], id="runs-word")
         yield Table(cursor_type="row", id="runs-table")
@@ -215,7 +216,12 @@ class RunsPane(Pane):
             return Text(" " * min(error.column, room) + message, hue(ink, VERMILION))
         if rows:
             return Text()
-        return Text("no run is like that" if self._rows else "there are no runs yet; n begins one", ink.muted)
+        nothing = f"there are no runs yet; {self._key_names['run.new']} begins one"
+        return Text("no run is like that" if self._rows else nothing, ink.muted)
+
+    @property
+    def _key_names(self) -> Mapping[str, str]:
+        return cockpit_of(self.app).key_names
 
     def _draw_table(self, rows: Sequence[RunRow]) -> None:
         table = self.query_one(Table)

@@ -20,6 +20,7 @@ from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.contract.text import printable
 from tui.chart.palette import Palette
 from tui.ink import GREEN, ORANGE, SKY, hue, palette_of
+from tui.key_names import Hint, cockpit_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, RunState
 from tui.screens.choose import Choose
@@ -65,11 +66,11 @@ class SpecPane(Pane):
         Binding("x", "alone", "Alone", id="spec.alone", tooltip="Compare with no other run"),
     ]
 
-    HINTS: ClassVar[Sequence[tuple[str, str]]] = (
-        ("/", "search"),
-        ("d", "what differs"),
-        ("v", "versus"),
-        ("x", "alone"),
+    HINTS: ClassVar[Sequence[Hint]] = (
+        ("spec.search", "search"),
+        ("spec.differing", "what differs"),
+        ("spec.versus", "versus"),
+        ("spec.alone", "alone"),
     )
 
     def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
@@ -84,7 +85,8 @@ class SpecPane(Pane):
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="spec-head"):
-            yield SearchInput("/ searches keys and what they mean", id="spec-search")
+            key = cockpit_of(self.app).key_names["spec.search"]
+            yield SearchInput(f"{key} searches keys and what they mean", id="spec-search")
             yield Lines([Text()], id="spec-words")
         yield SpecSheet(id="spec-sheet")
 

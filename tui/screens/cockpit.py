@@ -8,7 +8,7 @@ drawn that did not change, and no frame is begun while the terminal still takes 
 
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.text import Text
@@ -32,6 +32,7 @@ from tui.clipboard import fitting
 from tui.errands import Errand
 from tui.feed import FeedOpener, LinkState, Watch, place_of
 from tui.ink import ORANGE, SKY, hue, palette_of
+from tui.key_names import Hint, cockpit_of, hint_line
 from tui.overlay import MOST_RUNS, Overlay
 from tui.panes.alerts import AlertsPane
 from tui.panes.charts import ChartGrid, ChartsPane
@@ -394,7 +395,9 @@ class CockpitScreen(Screen[None]):
             ]
         )
         hides_alert = self.pane is alerts or alerts.hides_banner(self.state)
-        self._lines("banner").show(headline.banner(self.state, width, ink, hides_alert=hides_alert))
+        self._lines("banner").show(
+            headline.banner(self.state, width, ink, self.cockpit.key_names, hides_alert=hides_alert)
+        )
         placeholder = "a beginning for the model to continue" if self.run_folder else "open a run first"
         sampling = Text(str(self.sampling), ink.muted) if width >= 60 else Text()
         target = Text.assemble((f"{self._target_words()} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
@@ -411,12 +414,12 @@ class CockpitScreen(Screen[None]):
     def _keys_line(self, width: int) -> Text:
         """The views, the one in sight lit, and where there is little room the others only numbered; then as many keys as
         fit, help and detach always among them."""
-        ink = palette_of(self.app)
+        ink, names = palette_of(self.app), self.cockpit.key_names
         current = self.query_one("#panes", ContentSwitcher).current
         is_narrow = width < 100
         line = Text(" ")
-        for number, name in enumerate(PANES, 1):
-            line.append(f"{number} ", hue(ink, SKY))
+        for name in PANES:
+            line.append(f"{names[f'pane.{name}']} ", hue(ink, SKY))
             unseen = self.query_one(AlertsPane).unseen(self.state) if name == "alerts" else 0
             if name == current or unseen or not is_narrow:
                 line.append(name, ink.title if name == current else ink.muted)
@@ -424,17 +427,15 @@ class CockpitScreen(Screen[None]):
                 line.append(" " if is_narrow else "  ")
         hints = list(self.pane.HINTS)
         if not hints and self.is_read_only:
-            hints = [("/", "ask")]
+            hints = [("run.ask", "ask")]
         elif not hints:
             is_resting = self.state.status.state in ("paused", "stopped", "failed", "crashed")
-            hints = [("/", "ask"), ("P", "resume" if is_resting else "pause")]
-            hints += [("!", "stop"), ("C", "save"), ("E", "eval")]
-        always = [("?", "help"), ("q", "detach")]
+            hints = [("run.ask", "ask"), ("run.pause", "resume" if is_resting else "pause")]
+            hints += [("run.stop", "stop"), ("run.save", "save"), ("run.evaluate", "eval")]
+        always = [("app.help", "help"), ("app.detach", "detach")]
 
-        def spelled(pairs: Iterable[tuple[str, str]]) -> Text:
-            return Text(" " if is_narrow else "  ").join(
-                Text.assemble((key, hue(ink, SKY)), (f" {word}", ink.muted)) for key, word in pairs
-            )
+        def spelled(pairs: Sequence[Hint]) -> Text:
+            return hint_line(pairs, names, ink, " " if is_narrow else "  ")
 
         while hints and line.cell_len + spelled(hints + always).cell_len + 1 > width:
             hints.pop()
@@ -521,16 +522,11 @@ class CockpitScreen(Screen[None]):
 
     @property
     def cockpit(self) -> "Cockpit":
-        """The app, as what it is."""
-        from tui.app import Cockpit
-
-        assert isinstance(self.app, Cockpit)
-        return self.app
+        return cockpit_of(self.app)
 
     def _warn_of_unknown_keys(self) -> None:
         """The reader's own keys are given by id, and an id can be mistyped."""
-        owners = [owner for _, classes in key_sections() for owner in classes]
-        known = {b.id for owner in owners for b in owner.BINDINGS if isinstance(b, Binding) and b.id}
+        known = set(self.cockpit.key_names)
         for name in sorted(set(self._own_keys) - known):
             self._say(f'cockpit.toml: no key is called "{name}"{did_you_mean(name, known)}', "warning")
 
@@ -556,7 +552,7 @@ class CockpitScreen(Screen[None]):
     def action_command(self, name: str) -> None:
         run = self.run_folder
         if run is None:
-            self._say("open a run first: press 5", "warning")
+            self._say(f"open a run first: press {self.cockpit.key_names['pane.runs']}", "warning")
         elif not self.may_steer():
             return
         elif self.state.has_ended:
@@ -582,7 +578,7 @@ class CockpitScreen(Screen[None]):
             Confirm(
                 f"Stop {name}?",
                 f"It saves a checkpoint at the next step, then ends. Continue it later with: llmctl resume {name}\n"
-                "What hangs and cannot save is ended with ctrl+k.",
+                f"What hangs and cannot save is ended with {self.cockpit.key_names['run.kill']}.",
             ),
             self._stop_if,
         )
@@ -702,7 +698,7 @@ class CockpitScreen(Screen[None]):
             return
         run = self.run_folder
         if run is None:
-            self._say("open a run first: press 5", "warning")
+            self._say(f"open a run first: press {self.cockpit.key_names['pane.runs']}", "warning")
             return
         prompt = message.text
         self._asked_count += 1

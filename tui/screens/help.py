@@ -1,7 +1,6 @@
 """Every key, with what it does and its id for cockpit.toml, read off the bindings themselves: help that cannot go stale."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 from rich.console import Group
@@ -15,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from tui.ink import SKY, hue, palette_of
+from tui.key_names import as_bound, cockpit_of
 
 KEY_WIDTH, NAME_WIDTH = 7, 14
 Section = tuple[str, tuple[type[DOMNode], ...]]
@@ -79,7 +79,6 @@ class Help(ModalScreen[None]):
         return Group(*parts)
 
     def _row(self, binding: Binding) -> tuple[str, str, str]:
-        own = self.app._keymap.get(binding.id or "")  # noqa: SLF001  set_keymap has no getter
-        bound = replace(binding, key=own) if own else binding
+        bound = as_bound(binding, cockpit_of(self.app).settings.keys)
         keys = " ".join(self.app.get_key_display(single) for single in Binding.make_bindings([bound]))
         return keys, binding.description.capitalize(), f"{binding.tooltip} ({binding.id})"

@@ -6,6 +6,7 @@
 Keys are few so that every letter can be text: what is typed on a field fills it in.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.spec import flat_values
 from trainer_daemon.contract.text import printable
 from tui.ink import GREEN, SKY, VERMILION, hue, palette_of
+from tui.key_names import cockpit_of, hint_line
 from tui.launching import (
     PLAN_SECONDS,
     START_SECONDS,
@@ -165,7 +167,10 @@ class NewRun(Screen[RunDir | None]):
         yield Lines([Text()], id="form-title")
         with Horizontal(id="form-body"):
             with Vertical(id="form-fields"):
-                yield SearchInput("/ searches all fields and what they mean", id="form-search")
+                yield SearchInput(
+                    f"{self._key_names['form.search']} searches all fields and what they mean",
+                    id="form-search",
+                )
                 yield FormSheet(id="form-sheet")
             yield Lines(id="form-plan")
         with Horizontal(id="form-line"):
@@ -271,12 +276,15 @@ class NewRun(Screen[RunDir | None]):
     def _keys(self) -> Text:
         ink = palette_of(self.app)
         if self._editing is not None:
-            hints = [("⏎", "take it"), ("esc", "leave it as it was")]
+            hints = [("⏎", "take it"), ("field.leave", "leave it as it was")]
         else:
-            hints = [("⏎", "start"), ("a…z", "fill in"), ("␣", "edit"), ("←→", "choose"), ("⌫", "reset")]
-            hints += [("/", "all fields"), ("esc", "leave")]
-        pairs = [Text.assemble((key, hue(ink, SKY)), (f" {word}", ink.muted)) for key, word in hints]
-        return Text(" ") + Text("  ").join(pairs)
+            hints = [("form.start", "start"), ("a…z", "fill in"), ("␣", "edit"), ("form.next", "choose")]
+            hints += [("form.reset", "reset"), ("form.search", "all fields"), ("form.leave", "leave")]
+        return Text(" ") + hint_line(hints, self._key_names, ink)
+
+    @property
+    def _key_names(self) -> Mapping[str, str]:
+        return cockpit_of(self.app).key_names
 
     # The plan
 

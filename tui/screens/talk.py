@@ -5,6 +5,7 @@
 A screen of its own above the cockpit, which goes on following its run.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import exp
@@ -30,6 +31,7 @@ from tui.asking import Comparing, Sampling
 from tui.chart.palette import ANSI, Palette
 from tui.favourites import favourites, toggle_favourite
 from tui.ink import SKY, VERMILION, hue, palette_of
+from tui.key_names import Hint, cockpit_of, hint_line
 from tui.screens.choose import Choose
 from tui.screens.help import Help, Section
 from tui.terminal import is_remote, is_writing
@@ -155,6 +157,20 @@ def spelled(token: str) -> str:
     return repr(token)
 
 
+HINTS: Sequence[Hint] = (
+    ("talk.ask", "ask"),
+    ("talk.again", "again"),
+    ("talk.checkpoint", "checkpoint"),
+    ("talk.versus", "versus"),
+    ("talk.alone", "alone"),
+    ("talk.favourites", "favourites"),
+    ("talk.keep", "keep"),
+    ("←→", "tokens"),
+    ("talk.help", "help"),
+    ("talk.back", "back"),
+)
+
+
 class TalkScreen(Screen[None]):
     DEFAULT_CSS = """
     TalkScreen { layout: vertical; }
@@ -220,7 +236,9 @@ class TalkScreen(Screen[None]):
 
     def _begin_with(self, candidate: Candidate | None) -> None:
         if candidate is None:
-            self.notify("this run has no checkpoint yet; press c to choose another's", markup=False)
+            self.notify(
+                f"this run has no checkpoint yet; press {self._choose_key} to choose another's", markup=False
+            )
             self.query_one(TokenText).focus()
         elif not self.chosen:
             self.chosen = [candidate]
@@ -261,7 +279,11 @@ class TalkScreen(Screen[None]):
         for place, view in enumerate(self.query(AnswerView)):
             view.display = place < max(1, len(self.chosen))
             answer = self.answers[place] if place < len(self.answers) else None
-            name = self.chosen[place].name if place < len(self.chosen) else "press c to choose a checkpoint"
+            name = (
+                self.chosen[place].name
+                if place < len(self.chosen)
+                else f"press {self._choose_key} to choose a checkpoint"
+            )
             at = self.cursor[1] if self.cursor[0] == place and self._looks_at_tokens else None
             view.draw(name, answer, at)
         self.query_one("#alternatives", Lines).show(self._alternatives(ink))
@@ -270,12 +292,16 @@ class TalkScreen(Screen[None]):
             Text(str(self.sampling), ink.muted),
             "a beginning to continue; /t 0.8 and the like set",
         )
-        hints = [("/", "ask"), ("r", "again"), ("c", "checkpoint"), ("v", "versus"), ("x", "alone")]
-        hints += [("f", "favourites"), ("F", "keep"), ("←→", "tokens"), ("?", "help"), ("esc", "back")]
-        line = Text("  ").join(
-            Text.assemble((key, hue(ink, SKY)), (f" {word}", ink.muted)) for key, word in hints
-        )
+        line = hint_line(HINTS, self._key_names, ink)
         self.query_one("#talk-keys", Lines).show([Text(" ") + line])
+
+    @property
+    def _key_names(self) -> Mapping[str, str]:
+        return cockpit_of(self.app).key_names
+
+    @property
+    def _choose_key(self) -> str:
+        return self._key_names["talk.checkpoint"]
 
     @property
     def _looks_at_tokens(self) -> bool:
@@ -397,7 +423,9 @@ class TalkScreen(Screen[None]):
     def ask(self, prompt: str) -> None:
         """Have all that are chosen continue it."""
         if not self.chosen:
-            self.notify("choose a checkpoint first: press c", severity="warning")
+            self.notify(
+                f"choose a checkpoint first: press {self._choose_key}", severity="warning", markup=False
+            )
             return
         self._stop()
         self._prompt = prompt
