@@ -113,8 +113,10 @@ class Watch(threading.Thread):
             elif feed.link_state == "disk" and time.monotonic() - heard > QUIET_AFTER_SECONDS:
                 self._stopping.wait(QUIET_SECONDS)
             self.link_state = feed.link_state
-            # Verdicts of the locks wait until the history is read: they are about what comes after it.
-            if not records and time.monotonic() - looked >= LOOK_SECONDS:
+            # Verdicts of the locks wait until the history is read: they are about what comes after it. A live run is judged by
+            # nobody but itself, and a quick one may never leave a poll empty.
+            is_read = not records or feed.link_state == "live"
+            if is_read and time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
                 self._look()
 

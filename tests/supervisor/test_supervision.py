@@ -33,8 +33,10 @@ from trainer_daemon.contract.events import (
     StateChanged,
 )
 from trainer_daemon.contract.journal import read_all
+from trainer_daemon.contract.rundir import STACKS_SIGNAL
 from trainer_daemon.contract.status import load_snapshot, observe
 from trainer_daemon.link.client import Feed, request_kill, send_command
+from trainer_daemon.supervisor.stacks import catches
 from trainer_daemon.supervisor.sweep import run_processes
 
 
@@ -386,6 +388,8 @@ def test_ranks_that_hang_leave_their_stacks_and_are_killed_and_started_again(dae
         follow(feed, kind_is("train_step"))
         wait_until(lambda: len(rank_pids(run)) == 2, "there are not two ranks")
         ranks = rank_pids(run)
+        # the first may step while the second is not yet asked for its stacks
+        wait_until(lambda: all(catches(pid, STACKS_SIGNAL) for pid in ranks), "a rank has no handler")
         for pid in ranks:
             os.kill(pid, signal.SIGSTOP)
         follow(feed, kind_is("stalled"))

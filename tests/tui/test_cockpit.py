@@ -60,7 +60,7 @@ async def opened(pilot: Pilot[None]) -> CockpitScreen:
     await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
     screen = pilot.app.screen
     assert isinstance(screen, CockpitScreen)
-    await until(pilot, lambda: screen.is_settled)
+    await until(pilot, lambda: screen.is_caught_up)
     frames = screen.frames
     await until(pilot, lambda: screen.frames > frames + 1)
     return screen

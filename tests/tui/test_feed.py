@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from trainer_daemon.contract.events import Finished, StateChanged, TrainStep
+from trainer_daemon.contract.events import Finished, Notice, StateChanged, TrainStep
 from trainer_daemon.contract.journal import Record
+from trainer_daemon.contract.rundir import RunDir
 from tui.feed import Watch, open_link
 from tui.run_state import RunState
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def until(watch: Watch, is_true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not is_true():
         assert time.monotonic() < deadline, "it did not come to pass"
         watch.join(0.005)
@@ -89,4 +90,33 @@ def test_the_locks_are_asked_when_nobody_answers_for_the_run(runs: Runs) -> None
     watch.stop()
     assert watch.observed is not None
     assert watch.observed.state == "crashed"
+    assert watch.stored == frozenset({"step-00000010"})
+
+
+class QuickRun:
+    """A live feed in which there is always something new."""
+
+    link_state: Literal["live"] = "live"
+
+    def __init__(self, _run: RunDir, _after: dict[str, int]) -> None:
+        self.seq = 0
+
+    def poll(self, _timeout_seconds: float) -> list[Record]:
+        self.seq += 1
+        time.sleep(0.001)
+        return [Record("train", self.seq, 0.0, 0.0, 1, "notice", Notice("info", ""))]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_run_so_quick_that_no_poll_is_empty_is_looked_at_all_the_same(runs: Runs) -> None:
+    """Its checkpoints were never listed, and the cockpit never took its history for read."""
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 10, every=10)
+    watch = Watch(written.run, QuickRun)
+    watch.start()
+    until(watch, lambda: watch.is_caught_up)
+    watch.stop()
     assert watch.stored == frozenset({"step-00000010"})

@@ -307,10 +307,15 @@ class CockpitScreen(Screen[None]):
         return self.query_one(f"#{self.query_one('#panes', ContentSwitcher).current}", Pane)
 
     @property
-    def is_settled(self) -> bool:
-        """All that is known of the run by now is on screen."""
+    def is_caught_up(self) -> bool:
+        """All that is known of the run by now is folded, and on screen with the next frame."""
         watch = self._watch
-        return watch is not None and watch.is_caught_up and not watch.has_more and not self._changed
+        return watch is not None and watch.is_caught_up and not watch.has_more
+
+    @property
+    def is_settled(self) -> bool:
+        """All that is known of the run by now is on screen; of a run in training true for moments only."""
+        return self.is_caught_up and not self._changed
 
     # The clock
 
