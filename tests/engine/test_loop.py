@@ -34,6 +34,7 @@ from trainer_daemon.engine.job import StoppedBeforeTrainingError, compiled_or_ea
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.models import loss
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.optim.gradients import LossScale
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
 
 
@@ -138,6 +139,34 @@ def test_a_resume_that_forgets_one_thing_is_not_the_same_run(
         )
     )
     assert not all(same)
+
+
+@pytest.mark.parametrize(
+    "forgotten", [None, "loss_scale", "min_val_bpb", "usual_loss_nats", "usual_grad_norm"]
+)
+def test_a_resume_that_forgets_what_was_best_or_usual_ends_elsewhere_and_one_that_does_not_ends_the_same(
+    home: Path, tmp_path: Path, forgotten: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25, what is no tensor: a run in fp16 that is stopped while its loss scale falls and its best evaluation is past."""
+
+    def start(folder: str, seen: Recorder) -> Progress:
+        spec = tiny_spec("runtime.precision=fp16", "checkpoint.every=none")
+        job = build_tiny(spec, home, seen, tmp_path / folder)
+        if not job.progress.step:
+            job.gradients.loss_scale, job.progress.min_val_bpb = LossScale(2.0**27), 0.5
+        train(job)
+        return job.progress
+
+    def forgetful(path: Path) -> Progress:
+        progress = load_progress(path)
+        if forgotten:
+            setattr(progress, forgotten, getattr(Progress(), forgotten))
+        return progress
+
+    whole = start("whole", Recorder())
+    start("parts", stop_at(9))
+    monkeypatch.setattr("trainer_daemon.engine.job.load_progress", forgetful)
+    assert (start("parts", Recorder()) == whole) == (forgotten is None)
 
 
 def test_pause_save_sample_and_resume_are_obeyed_in_order_at_one_step_boundary(

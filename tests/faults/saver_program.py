@@ -1,10 +1,11 @@
 """Saves checkpoints until it is killed, over and over: `saver_program.py FOLDER ROUNDS SEED auto|on|off [POINT]`.
 
-It forks a child for each round, so that torch is imported once. A round is killed at a random moment, or, with a POINT,
-kills itself there. After each the parent looks at what is on disk, as the next start of a run would, and ends with exit
+It forks a child for each round, so that torch is imported once. A round is killed at a random moment after some saves, at
+most `--saves-a-round`, or, with a POINT, kills itself there. After each the parent looks at what is on disk, as the next start of a run would, and ends with exit
 code 1 and a sentence when a promise was broken.
 """
 
+import argparse
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,8 @@ def die_at(point: str) -> None:
     setattr(owner, name, fatal)
 
 
-def one_round(folder: Path, asynchronous: str, chance: random.Random, point: str | None) -> int:
-    """Save in a child and kill it; the last step that it acknowledged, 0 when it did not come that far."""
+def one_round(folder: Path, asynchronous: str, wanted: int, chance: random.Random, point: str | None) -> int:
+    """Save in a child, so often at least, and kill it; the last step that it acknowledged, 0 when it did not come that far."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -109,7 +111,6 @@ def one_round(folder: Path, asynchronous: str, chance: random.Random, point: str
     os.close(writing)
     last, seen_at = 0, time.monotonic()
     save_seconds = 0.01
-    wanted = chance.randrange(1, 4)
     with os.fdopen(reading) as acknowledged:
         if point is None:
             for _ in range(wanted):
@@ -155,16 +156,31 @@ def broken_promise(folder: Path, acknowledged: int) -> str | None:
 
 
 def main() -> int:
-    folder, count, seed, asynchronous = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    point = sys.argv[5] if len(sys.argv) > 5 else None
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("rounds", type=int)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("asynchronous")
+    parser.add_argument("point", nargs="?")
+    parser.add_argument("--saves-a-round", type=int, default=3)
+    asked = parser.parse_args()
+    folder, count, point = asked.folder, asked.rounds, asked.point
     torch.set_num_threads(1)
-    chance = random.Random(seed)
-    best_acknowledged = 0
+    chance = random.Random(asked.seed)
+    best_acknowledged, best_score = 0, inf
     for number in range(count):
-        best_acknowledged = max(best_acknowledged, one_round(folder, asynchronous, chance, point))
+        wanted = chance.randint(1, asked.saves_a_round)
+        best_acknowledged = max(
+            best_acknowledged, one_round(folder, asked.asynchronous, wanted, chance, point)
+        )
         if problem := broken_promise(folder, best_acknowledged):
             print(f"round {number}: {problem}")
             return 1
+        scores = [info.val_bpb for info in store.list_checkpoints(folder) if info.val_bpb is not None]
+        if min(scores, default=inf) > best_score:
+            print(f"round {number}: the best, {best_score}, is gone; there are {scores}")
+            return 1
+        best_score = min(scores, default=inf)
         point = None  # the round after it goes on from what was left
     store.sweep(folder)
     left = [p.name for p in folder.iterdir() if not p.name.startswith("step-")]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from tests.engine.checkpoint.test_checkpoint import ALONE, save
 from tests.faults import saver_program
 from tests.faults.conftest import rounds
 from tests.tiny import Recorder, run_tiny, tiny_spec
-from trainer_daemon.contract.errors import RunFailedError
+from trainer_daemon.contract.errors import RefusedError, RunFailedError
 from trainer_daemon.contract.events import CheckpointFailed, CheckpointSaved, Command, Event, TrainStep
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.files import choose_checkpoint, load_progress, load_tensors
+from trainer_daemon.supervisor.detach import start_supervisor
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(900)]
 
@@ -31,11 +33,24 @@ def kill_savers(folder: Path, count: int, *options: str) -> subprocess.Completed
 def test_kill_9_at_random_moments_of_saving_loses_and_damages_nothing(
     tmp_path: Path, asynchronous: str
 ) -> None:
-    """16 and 30: kill -9 at 100 random moments each; nothing published is invalid, nothing acknowledged is lost, at
+    """16: kill -9 at 100 random moments each; nothing published is invalid, nothing acknowledged is lost, at
     least two are always there, the best and every 50th stay, the disk holds a bounded number, the next start sweeps."""
     ended = kill_savers(tmp_path, rounds(15, 100), asynchronous)
     print(ended.stdout)
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
+
+
+def test_retention_holds_over_a_thousand_saves_that_are_killed_now_and_then(tmp_path: Path) -> None:
+    """30: after each of thirty kills at least two are there and whole, with the best and every 50th, and the disk holds a
+    bounded number."""
+    # in memory where there is room: a thousand saves of the smallest kind are a thousand times a disk's sync
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
+        ended = kill_savers(Path(folder), rounds(4, 30), "on", "--saves-a-round", "120")
+    print(ended.stdout)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
+    _, _, saved, *_ = ended.stdout.split()
+    assert int(saved) >= rounds(100, 1_000)
 
 
 @pytest.mark.parametrize("point", saver_program.POINTS)
@@ -158,6 +173,46 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small file system takes rights that this user lacks")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def remount(folder: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(folder)], check=True)
+
+
+def test_a_folder_that_cannot_be_written_refuses_a_run_with_its_path(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """29, at the start."""
+    monkeypatch.setenv("LLMCTL_HOME", str(small_disk))
+    remount(small_disk, "ro")
+    with pytest.raises(RefusedError, match=f"{small_disk}/runs/a: Read-only file system"):
+        start_supervisor({"name": "a", "spec": {}})
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("asynchronous", ["off", "on"])
+def test_a_folder_that_becomes_read_only_costs_the_saves_and_nothing_else(
+    home: Path, small_disk: Path, asynchronous: str
+) -> None:
+    """29, while it trains: each save is told to have failed, training goes on; writable again, the next one is made."""
+
+    class Remounts(Recorder):
+        def emit(self, event: Event) -> None:
+            super().emit(event)
+            if isinstance(event, TrainStep) and event.step == 4:
+                remount(small_disk, "ro")
+            if isinstance(event, TrainStep) and event.step == 10:
+                remount(small_disk, "rw")
+
+    seen = Remounts()
+    spec = tiny_spec("checkpoint.every=3", f"checkpoint.asynchronous={asynchronous}")
+    checkpoints = small_disk / "checkpoints"
+    finished, _ = run_tiny(spec, home, seen, checkpoints)
+    assert finished.reason == "completed"
+    assert len(seen.of(TrainStep)) == 12
+    assert [e.step for e in seen.of(CheckpointFailed)] == [6, 9]
+    assert [e.step for e in seen.of(CheckpointSaved)] == [3, 12]
+    assert all(check.ok for path in checkpoints.glob("step-*") for check in store.verify_checkpoint(path))
 
 
 @pytest.mark.parametrize("asynchronous", ["off", "on"])

@@ -2,13 +2,16 @@
 
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median, quantiles
 
 import msgspec
 import psutil
@@ -93,10 +96,64 @@ def test_five_stalling_watchers_of_a_run_whose_supervisor_is_killed_again_and_ag
     print(f"{kills} kills, {len(truth)} events, 5 watchers equal to the journal")
 
 
+def test_fifty_watchers_at_once_all_hold_what_the_journal_holds(
+    daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """34, by events instead of minutes: 10,000 steps."""
+    monkeypatch.setenv("STEP_SECONDS", "0.002")
+    run = daemons.start(steps=rounds(500, 10_000))
+    deadline = time.monotonic() + WAIT_SECONDS
+    with ExitStack() as attached:
+        feeds = [attached.enter_context(Feed(run)) for _ in range(50)]
+        seen: list[list[Record]] = [[] for _ in feeds]
+        while run.supervisor_is_alive():
+            for feed, records in zip(feeds, seen, strict=True):
+                records += feed.poll(0)
+            assert time.monotonic() < deadline
+        truth = sorted(journal_of(run), key=lambda r: r[:2])
+        for feed, records in zip(feeds, seen, strict=True):
+            while (batch := feed.poll(0.05)) or feed.link_state != "disk":
+                records += batch
+                assert time.monotonic() < deadline
+            assert sorted(((r.stream, r.seq, r.event) for r in records), key=lambda r: r[:2]) == truth
+
+
+def test_thousands_of_connections_that_say_nothing_are_dropped_and_take_nothing_from_the_others(
+    daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """38: 10,000 half-open connections to a supervisor that was started where 256 files may be open: libzmq would have
+    ended it at the 257th."""
+    monkeypatch.setenv("FAULT", "sleepy")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = rounds(1_000, 10_000)
+    if hard < connections + 1_000:
+        pytest.skip(f"this user may open {hard} files")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        run = daemons.start()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        watch(run, kind_is("phase_changed"))
+        supervisor, log = psutil.Process(daemons.pid), run.supervisor_log.read_bytes()
+        before = supervisor.num_fds()
+        with Link.to(run) as link, ExitStack() as silent:
+            for number in range(connections):
+                half_open = silent.enter_context(socket.socket(socket.AF_UNIX))
+                half_open.connect(str(socket_folder(run.path) / ("ctl", "ev")[number % 2]))
+            assert link.request("ping", timeout_seconds=60) == {}
+            wait_until(lambda: supervisor.num_fds() < before + 20, "who says nothing is still held", 60)
+            assert link.request("ping", timeout_seconds=60) == {}
+            with Link.to(run) as newcomer:
+                assert newcomer.request("ping", timeout_seconds=60) == {}
+        assert run.supervisor_log.read_bytes() == log, "no traceback"
+        assert supervisor.memory_info().rss < 100 * 2**20
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_a_million_nonsensical_frames_and_a_hundred_thousand_raw_connections_change_nothing(
     daemons: Daemons, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """37 and 38: no crash, no traceback, no state change, pings answered, memory and descriptors bounded."""
+    """37: no crash, no traceback, no state change, pings answered, memory and descriptors bounded."""
     monkeypatch.setenv("FAULT", "sleepy")
     run = daemons.start()
     watch(run, kind_is("phase_changed"))
@@ -109,9 +166,6 @@ def test_a_million_nonsensical_frames_and_a_hundred_thousand_raw_connections_cha
         encode(Request(VERSION, "y", "command", {"request_id": "z", "name": "stop", "arguments": {}})),
         encode(Request(VERSION, "k", "log", {"source": "agent", "offset": 0})),
     ]
-    silent = [socket.socket(socket.AF_UNIX) for _ in range(200)]
-    for half_open in silent:
-        half_open.connect(str(socket_folder(run.path) / "ctl"))
     pings: list[float] = []
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer, Link.to(run) as link:
         dealer.setsockopt(zmq.LINGER, 0)
@@ -126,7 +180,7 @@ def test_a_million_nonsensical_frames_and_a_hundred_thousand_raw_connections_cha
                 case _:
                     nonsense = msgspec.msgpack.encode([None, -1, {"op": "kill"}, [[]], 2**63][number % 5])
             dealer.send(nonsense)
-            if number % max(1, frames // 50) == 0:
+            if number % max(1, frames // 500) == 0:
                 started = time.perf_counter()
                 assert link.request("ping", timeout_seconds=60) == {}
                 pings.append(time.perf_counter() - started)
@@ -139,21 +193,20 @@ def test_a_million_nonsensical_frames_and_a_hundred_thousand_raw_connections_cha
                     )
                 except BrokenPipeError:  # cut off while we still talk
                     continue
-            if number % max(1, connections // 50) == 0:
+            if number % max(1, connections // 500) == 0:
                 started = time.perf_counter()
                 assert link.request("ping", timeout_seconds=60) == {}
                 pings.append(time.perf_counter() - started)
-    for half_open in silent:
-        half_open.close()
     assert supervisor.is_running()
     assert run.supervisor_log.read_bytes() == log, "no traceback"
     assert journal_of(run) == before
     assert events(run, Command) == []
     assert supervisor.memory_info().rss < 100 * 2**20
     wait_until(lambda: supervisor.num_fds() < 100, "connections that are gone are still held")
-    pings.sort()
+    p99 = quantiles(pings, n=100)[98]
     print(
-        f"{frames} frames, {connections} connections, slowest of {len(pings)} pings {pings[-1] * 1e3:.1f} ms"
+        f"{frames} frames, {connections} connections, {len(pings)} pings in between: median "
+        f"{median(pings) * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms, slowest {max(pings) * 1e3:.1f} ms"
     )
 
 

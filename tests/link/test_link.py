@@ -14,8 +14,10 @@ import zmq
 from tests.supervisor.conftest import (
     Daemons,
     events,
+    follow,
     kill_and_wait,
     kind_is,
+    state_is,
     wait_until,
     wait_until_over,
     watch,
@@ -26,7 +28,7 @@ from trainer_daemon.contract.rundir import RunDir, create_run, recorded_sockets,
 from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.contract.status import observe
 from trainer_daemon.contract.wire import VERSION, Request, decode_reply, encode
-from trainer_daemon.link.client import Link, request_log, send_command, supervisor_listens
+from trainer_daemon.link.client import Feed, Link, request_log, send_command, supervisor_listens
 from trainer_daemon.link.server import Server
 from trainer_daemon.link.ways import UnixWay
 
@@ -47,6 +49,20 @@ def dealer(run: RunDir) -> Iterator["zmq.Socket[bytes]"]:
         made.setsockopt(zmq.LINGER, 0)
         made.connect(f"ipc://{socket_folder(run.path) / 'ctl'}")
         yield made
+
+
+def test_a_run_folder_too_deep_for_a_socket_is_watched_and_steered_all_the_same(
+    daemons: Daemons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """51: the path of a unix socket may have 107 bytes."""
+    monkeypatch.setenv("LLMCTL_HOME", str(tmp_path / ("deep" * 20) / ("down" * 20)))
+    run = daemons.start()
+    assert len(bytes(run.path)) > 200
+    with Feed(run) as feed:
+        follow(feed, kind_is("train_step"))
+        follow(feed, lambda _: feed.link_state == "live")
+        send_command(run, "stop")
+        follow(feed, state_is("stopped"))
 
 
 def test_hello_says_who_is_there(run: RunDir, daemons: Daemons) -> None:

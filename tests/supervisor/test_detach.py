@@ -8,8 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.faults.conftest import IS_FULL, rounds
 from tests.supervisor.conftest import (
     DAEMON,
+    END_SECONDS,
     Daemons,
     kill_and_wait,
     kind_is,
@@ -26,6 +28,7 @@ from trainer_daemon.contract.errors import (
 )
 from trainer_daemon.contract.rundir import RunDir, all_runs, runs_folder
 from trainer_daemon.contract.status import observe
+from trainer_daemon.link.client import Link
 from trainer_daemon.supervisor.detach import start_supervisor
 
 
@@ -75,7 +78,11 @@ def test_a_daemon_that_does_not_come_up_is_ended() -> None:
     assert not [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_of_ten_that_start_the_same_name_at_once_one_succeeds(daemons: Daemons) -> None:
+@pytest.mark.fault
+def test_of_many_that_start_the_same_name_at_once_one_succeeds_and_is_reachable(daemons: Daemons) -> None:
+    """32: fifty starters."""
+    count = rounds(10, 50)
+
     def start(_: int) -> str:
         try:
             daemons.start("same")
@@ -83,13 +90,18 @@ def test_of_ten_that_start_the_same_name_at_once_one_succeeds(daemons: Daemons) 
             return "refused"
         return "started"
 
-    with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(start, range(10)))
-    assert sorted(answers) == ["refused"] * 9 + ["started"]
-    assert [r.name for r in all_runs()] == ["same"]
-    watch(all_runs()[0], kind_is("train_step"))
+    with ThreadPoolExecutor(count) as pool:
+        answers = list(pool.map(start, range(count)))
+    assert sorted(answers) == ["refused"] * (count - 1) + ["started"]
+    (run,) = all_runs()
+    assert run.name == "same"
+    watch(run, kind_is("train_step"))
+    with Link.to(run) as link:
+        assert link.request("ping", timeout_seconds=END_SECONDS) == {}, "no loser took the winner's sockets"
 
 
+DELAYS = [n * 0.1 for n in range(20)] if IS_FULL else [0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4]
+"""Seconds after which who starts a run is killed."""
 STARTER = (
     "import sys, json; from trainer_daemon.supervisor.detach import start_supervisor\n"
     "start_supervisor(json.loads(sys.argv[1]), program=sys.argv[2:])\n"
@@ -97,8 +109,9 @@ STARTER = (
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("delay", [0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4])
+@pytest.mark.parametrize("delay", DELAYS)
 def test_killing_the_starter_at_any_moment_leaves_a_whole_run_or_none(daemons: Daemons, delay: float) -> None:
+    """5: twenty moments of the first two seconds."""
     request = '{"name": "a", "spec": {"train": {"num_iterations": 20}}}'
     starter = subprocess.Popen([sys.executable, "-c", STARTER, request, *DAEMON], start_new_session=True)
     try:

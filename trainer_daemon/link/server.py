@@ -6,6 +6,7 @@ bounded in size, decoded into typed structs or dropped, and never raises: bytes 
 process that watches a training run.
 """
 
+import resource
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,6 +52,7 @@ class Server:
     def __init__(self, run: RunDir, place: Place | None = None) -> None:
         """`place`: the TCP address to listen on, too. Raises RefusedError when it cannot be listened on, when there are no
         keys for it, or when the socket folder is not ours."""
+        _allow_many_files()
         self._run = run
         self._folder = socket_folder(run.path)
         self._context = zmq.Context()
@@ -178,6 +180,13 @@ class Server:
             (self._folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             self._folder.rmdir()
+
+
+def _allow_many_files() -> None:
+    """libzmq ends the process that comes to its limit of open files with a connection: no limit but the machine's."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems name a hard limit that they do not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _reply(data: bytes, answer: Callable[[Request], dict[str, Any]]) -> Reply | None:
