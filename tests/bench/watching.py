@@ -24,6 +24,8 @@ from trainer_daemon.engine.checkpoint.files import Progress
 from trainer_daemon.engine.checkpoint.saver import Saver
 from trainer_daemon.engine.checkpoint.store import Lineage
 from trainer_daemon.engine.ranks import Ranks
+from trainer_daemon.link.client import Link
+from trainer_daemon.processes.rank import ControlCommands
 from trainer_daemon.supervisor.detach import start_supervisor
 
 STEP_SECONDS = 0.02
@@ -55,11 +57,13 @@ def timed(work: Callable[[int], object], first_step: int) -> list[float]:
 
 
 def watched(run: RunDir, journal: JournalWriter, watchers: int, pairs: int) -> str:
-    """A line about the cost of writing events that a supervisor follows, with so many watchers."""
+    """A line about the cost of writing events that a supervisor follows, and of looking for commands, with so many
+    watchers."""
     program = [sys.executable, "-c", WATCH, str(run.path), str(watchers)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as others:
         assert others.stdout is not None
         others.stdout.readline()
+        commands = ControlCommands(run.journal, 0)
         emits: list[float] = []
         differences: list[float] = []
 
@@ -68,18 +72,32 @@ def watched(run: RunDir, journal: JournalWriter, watchers: int, pairs: int) -> s
             started = time.perf_counter()
             journal.append(event)
             emits.append(time.perf_counter() - started)
+            commands.pending()
 
         for pair in range(pairs):
             without = timed(lambda _: None, 0)
             with_events = timed(emit, pair * BLOCK_STEPS)
             differences.append(median(with_events) - median(without))
+        pings = pinged(run)
         others.kill()
     p99 = quantiles(emits, n=100)[98]
     share = median(differences) / STEP_SECONDS
     return (
         f"  {watchers:3} watchers: event {median(emits) * 1e6:6.0f} us, p99 {p99 * 1e6:6.0f} us; "
-        f"step {median(differences) * 1e6:+6.0f} us, {share:+.2%} of {STEP_SECONDS * 1e3:.0f} ms"
+        f"step {median(differences) * 1e6:+6.0f} us, {share:+.2%} of {STEP_SECONDS * 1e3:.0f} ms; "
+        f"ping {median(pings) * 1e3:.2f} ms, p99 {quantiles(pings, n=100)[98] * 1e3:.2f} ms"
     )
+
+
+def pinged(run: RunDir) -> list[float]:
+    """Seconds until the supervisor answers, three hundred times."""
+    taken = []
+    with Link.to(run) as link:
+        for _ in range(300):
+            started = time.perf_counter()
+            link.request("ping", timeout_seconds=60)
+            taken.append(time.perf_counter() - started)
+    return taken
 
 
 def bench_watching(home: Path, pairs: int) -> None:

@@ -66,15 +66,11 @@ class Record:
 
 def encode_line(event: Event, *, seq: int, attempt: int) -> bytes:
     """The journal line of an event, newline included."""
-    values = {
-        "seq": seq,
-        "wall": round(time.time(), 6),
-        "mono": round(time.monotonic(), 6),
-        "attempt": attempt,
-        "kind": event.kind(),
-        **to_fields(event),
-    }
-    payload = _json().encode(values)[:-1]
+    # the head by hand and the event as it is: no dictionary of all its fields, in every step
+    numbers = seq, time.time(), time.monotonic(), attempt, event.kind().encode()
+    head = b'{"seq":%d,"wall":%.6f,"mono":%.6f,"attempt":%d,"kind":"%s"' % numbers
+    fields = _json().encode(event)[1:-1]
+    payload = head + b"," + fields if fields else head
     return b'%s,"crc":"%08x"}\n' % (payload, zlib.crc32(payload))
 
 
@@ -104,8 +100,8 @@ def decode_line(line: bytes, stream: Stream) -> Record | None:
 class _Json:
     """Reads and writes the JSON of a line."""
 
-    encode: Callable[[dict[str, Any]], bytes]
-    """NaN and infinity, which JSON does not know, become null: a Notice says in words that a loss is not finite."""
+    encode: Callable[[Event], bytes]
+    """An event's fields as an object. NaN and infinity, which JSON does not know, become null: a Notice says in words that a loss is not finite."""
     decode: Callable[[bytes], Any]
     unreadable: tuple[type[Exception], ...]
     """What decoding and a look into the result may raise."""
@@ -120,17 +116,17 @@ def _json() -> _Json:
     except ImportError:  # a rank on an image that has torch and little else
         return _Json(_encode_plainly, json.loads, wrong)
 
-    def encode(values: dict[str, Any]) -> bytes:
+    def encode(event: Event) -> bytes:
         try:
-            return msgspec.json.encode(values)
+            return msgspec.json.encode(event)
         except Exception:  # noqa: BLE001  # half a character, from a sample that was cut; a kind of str; a huge int
-            return _encode_plainly(values)
+            return _encode_plainly(event)
 
     return _Json(encode, msgspec.json.decode, (*wrong, msgspec.MsgspecError))
 
 
-def _encode_plainly(values: dict[str, Any]) -> bytes:
-    text = json.dumps(_finite(values), separators=(",", ":"), ensure_ascii=False, default=str)
+def _encode_plainly(event: Event) -> bytes:
+    text = json.dumps(_finite(to_fields(event)), separators=(",", ":"), ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace")
 
 
@@ -325,7 +321,8 @@ class JournalReader(Closing):
         self.stream: Stream = stream
         self.last_seq = after_seq
         self._folder = folder
-        self._path: Path | None = None
+        self._next_segment = ""
+        """The path of the segment after the open one, which the writer may have begun."""
         self._offset = 0
         self._fd = -1
         self._spill = SpillReader(spill_file(folder, stream))
@@ -401,8 +398,7 @@ class JournalReader(Closing):
         if not paths:
             return False
         later = [p for p in paths if _first_seq(p, self.stream) > self.last_seq + 1]
-        self._path = paths[-1] if not later else paths[max(paths.index(later[0]) - 1, 0)]
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._open(paths[-1] if not later else paths[max(paths.index(later[0]) - 1, 0)])
         self._offset = self._offset_after(self.last_seq)
         return True
 
@@ -423,15 +419,18 @@ class JournalReader(Closing):
 
     def _newer_segment(self) -> Path | None:
         """The segment after the one that is open, once the writer has begun it."""
-        number = int(self._path.stem.rpartition("-")[2]) + 1 if self._path else 1
-        path = self._folder / f"{self.stream}-{number:06d}.jsonl"
-        return path if path.exists() else None
+        # no path is put together and no exception made where nothing is new: a rank looks for commands in every step
+        return Path(self._next_segment) if os.access(self._next_segment, os.F_OK) else None
 
     def _follow(self, path: Path) -> None:
         self._close_segment()
-        self._path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._open(path)
         self._offset = 0
+
+    def _open(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        number = int(path.stem.rpartition("-")[2]) + 1
+        self._next_segment = str(self._folder / f"{self.stream}-{number:06d}.jsonl")
 
     def sync(self) -> None:
         """Force the writer's open segment to the disk, from here: the one that writes need not wait for it."""

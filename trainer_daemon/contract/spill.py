@@ -127,6 +127,8 @@ class SpillReader(Closing):
 
     def look(self) -> bytes:
         """The whole lines behind those that were passed; all that wait when the file is another one than before."""
+        if self._fd < 0 and not os.access(self._path, os.F_OK):
+            return b""
         try:
             inode = self._path.stat().st_ino
         except OSError:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +30,7 @@ from trainer_daemon.contract.events import (
     Resumed,
     RunPlanned,
 )
-from trainer_daemon.contract.scaling import TrainingPlan, training_plan
+from trainer_daemon.contract.scaling import LearningRates, TrainingPlan, training_plan
 from trainer_daemon.contract.settings import check_against_checkpoint
 from trainer_daemon.contract.spec import RunSpec, RuntimeSpec
 from trainer_daemon.engine.checkpoint.files import (
@@ -199,12 +200,18 @@ class Job:
 
     def learning_rates(self, scale: float) -> dict[str, float]:
         """Each parameter group's rate at this multiplier of the peaks."""
-        return {group: scale * peak for group, peak in asdict(self.plan.learning_rates).items()}
+        return {group: scale * peak for group, peak in _by_group(self.plan.learning_rates).items()}
 
     def token_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """(b, T), (b, T) -> (b·T,) nats of each target, without gradients."""
         with torch.no_grad():
             return self.model(inputs, targets, loss_reduction="none")
+
+
+@cache
+def _by_group(rates: LearningRates) -> dict[str, float]:
+    """Taken apart once and not in every step."""
+    return asdict(rates)
 
 
 def build_job(

@@ -3,7 +3,6 @@
 It does not know that it is watched: it is handed a job whose `emit` takes events and whose `commands` gives requests. All ranks turn at the same step boundary, because the wish to turn rides on the reduce that every step makes.
 """
 
-from dataclasses import asdict
 from math import isfinite
 
 import torch
@@ -114,7 +113,7 @@ def train(job: Job) -> Finished:
                 mfu=job.mfu(cost.step_seconds),
                 epoch=job.batches.epoch(progress.samples_seen),
                 was_skipped=verdict.is_left_out,
-                **asdict(cost),
+                **cost._asdict(),
             )
         )
 
