@@ -127,6 +127,8 @@ class ProgressLines:
             case events.Evaluated() as e:
                 best = " (best so far)" if e.val_bpb == status.min_val_bpb else ""
                 self._tell(f"step {e.step}: val_bpb {e.val_bpb:.4f}{best}")
+            case events.CoreScored() as e:
+                self._tell(f"step {e.step}: {e.in_words()}")
             case events.Sampled(step=step, prompt=prompt, text=text, request_id=None) if (
                 step != self._sampled_step
             ):

@@ -21,6 +21,7 @@ from trainer_daemon.contract.events import (
     CheckpointSaved,
     Command,
     CommandDone,
+    CoreScored,
     Evaluated,
     Event,
     Finished,
@@ -432,6 +433,8 @@ def _in_words(event: Event) -> tuple[Level, str] | None:
             )
         case SettingChanged(step=step, key=key, value=value, before=before):
             return "info", f"{key} is {value} after step {count(step)}, it was {before}"
+        case CoreScored(step=step):
+            return "good", f"step {count(step)}: {event.in_words()}"
         case AttentionChosen(kernel, why):
             return "info", f"attention: {kernel} ({why})"
         case CheckpointFailed(step, error):

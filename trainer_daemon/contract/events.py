@@ -402,6 +402,42 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CoreTaskScored(Event):
+    """One task of CORE, asked of the model in training."""
+
+    step: int
+    task: str
+    accuracy: float
+    """Share of the examples that were answered rightly, all ranks."""
+    centred: float
+    """(accuracy - what guessing gets) / (1 - what guessing gets)."""
+    examples: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CoreScored(Event):
+    """All tasks of CORE that were asked, in one figure."""
+
+    step: int
+    core: float | None
+    """Mean of the centred accuracies of all 22 tasks; None where some were not asked: other tasks, another scale."""
+    mean_centred: float
+    """Mean of the centred accuracies of the tasks that were asked."""
+    tasks: int
+    """How many were asked."""
+    missing: list[str]
+    """Tasks whose examples are not in eval.core_source, or that eval.core_tasks leaves out."""
+    seconds: float
+
+    def in_words(self) -> str:
+        """One sentence for log and command line, without a full stop."""
+        if self.core is not None:
+            return f"CORE {self.core:.4f}"
+        return f"mean centred accuracy {self.mean_centred:.4f} of {self.tasks} of CORE's tasks"
+
+
+@dataclass(frozen=True, slots=True)
 class SampleChunk(Event):
     """The next piece of a sample that is being written for someone."""
 

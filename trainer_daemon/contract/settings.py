@@ -24,6 +24,7 @@ CHANGEABLE = (
     "checkpoint.keep_every",
     "eval.every",
     "eval.every_minutes",
+    "eval.core_every",
     "sample.every",
     "sample.every_minutes",
     "schedule.learning_rate_factor",
@@ -42,6 +43,10 @@ CHANGEABLE_ON_RESUME = frozenset(
         "sample.max_tokens",
         "sample.temperature",
         "sample.top_k",
+        # where the examples of CORE lie and how many are asked
+        "eval.core_source",
+        "eval.core_tasks",
+        "eval.core_examples",
         # the machine: the same function, whose sums are rounded otherwise
         "runtime.nproc",
         "runtime.device",

@@ -12,8 +12,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from trainer_daemon.contract.core_tasks import CORE_TASKS, MOST_SHOTS
 from trainer_daemon.contract.errors import SpecError, did_you_mean
 from trainer_daemon.contract.hardware import MPS_TAKES_ONE_RANK
 
@@ -36,6 +45,16 @@ Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 """Share of a running mean that one step keeps."""
 Betas = tuple[Decay, Decay]
 """Of AdamW's first and second moment."""
+
+
+def _known_core_task(name: str) -> str:
+    names = [task.name for task in CORE_TASKS]
+    if name not in names:
+        raise ValueError(f'CORE has no task "{name[:60]}"{did_you_mean(name, names)}')
+    return name
+
+
+CoreTaskName = Annotated[str, AfterValidator(_known_core_task)]
 
 
 class Section(BaseModel):
@@ -204,6 +223,15 @@ class EvalSpec(Section):
     """Or sooner, after so much time without one."""
     tokens: int = Field(default=80 * 524_288, ge=1)
     """Held-out tokens read each time: whole rows from the head of the held-out set, one batch of all ranks at least."""
+    core_every: Interval = "off"
+    """Steps between evaluations of CORE, 22 tasks of knowledge and sense; also after the last step."""
+    core_source: str = "core"
+    """Folder with the tasks' examples as DCLM's evaluation bundle lays them out, language_understanding/hellaswag.jsonl
+    and so on: a path, or a name below $LLMCTL_HOME/data. A task whose file is not there is left out."""
+    core_tasks: tuple[CoreTaskName, ...] | None = Field(default=None, min_length=1)
+    """Only these tasks, for example ["hellaswag_zeroshot"]; None: all that are there."""
+    core_examples: int | None = Field(default=500, gt=MOST_SHOTS)
+    """Most examples of a task that are asked; None: all of them."""
 
 
 class SampleSpec(Section):

@@ -5,7 +5,7 @@ the data, the plan, the checkpoint. All ranks build the same job; only the main 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -47,6 +47,7 @@ from trainer_daemon.engine.data.feed import Feed, open_feed
 from trainer_daemon.engine.data.live import LiveRows
 from trainer_daemon.engine.data.rows import Rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
+from trainer_daemon.engine.evals.core import open_core
 from trainer_daemon.engine.flops import device_peak
 from trainer_daemon.engine.health import Health
 from trainer_daemon.engine.micro_batch import Network, choose_micro_batch
@@ -106,6 +107,8 @@ class Job:
     held_out_rows: Rows
     live: LiveRows | None
     """The training rows where they are still being made."""
+    home: Path
+    """$LLMCTL_HOME of this attempt."""
     checkpoints: Path
     settings_file: Path
     """Where the main rank notes what is changed while the run trains."""
@@ -207,6 +210,14 @@ class Job:
         with torch.no_grad():
             return self.model(inputs, targets, loss_reduction="none")
 
+    def span_logits(self, ids: Tensor, spans: Sequence[range]) -> list[Tensor]:
+        """(B, T), one range of positions a text -> for each text (S, V): the logits that predict the tokens there."""
+        hidden = self.model.hidden_states(ids)  # (B, T, C)
+        return [
+            self.model.unembed(row[span.start - 1 : span.stop - 1])
+            for row, span in zip(hidden, spans, strict=True)
+        ]
+
 
 @cache
 def _by_group(rates: LearningRates) -> dict[str, float]:
@@ -238,6 +249,8 @@ def build_job(
     when the spec cannot run on this data or these ranks, or not go on from its checkpoint, RunFailedError when checkpoints exist but
     none can be trusted, and StoppedBeforeTrainingError as soon as `stop_wanted` during a long preparation.
     """
+    if spec.eval.core_every != "off":
+        open_core(spec.eval, home)  # refused now rather than found out after hours
     precision = choose_precision(spec.runtime, ranks.device)
     emit(
         AttemptStarted(
@@ -407,6 +420,7 @@ def _assemble(
         batches=batches,
         held_out_rows=feed.held_out,
         live=feed.live,
+        home=home,
         checkpoints=checkpoints,
         settings_file=settings_file,
         saver=Saver(checkpoints, ranks, spec.checkpoint),

@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 
 from trainer_daemon.contract.events import Finished, Notice, TrainStep
-from trainer_daemon.engine import duties, replicas, trouble
+from trainer_daemon.engine import benchmark, duties, replicas, trouble
 from trainer_daemon.engine.health import MAX_SKIPPED_STEPS
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.optim import schedule
@@ -33,6 +33,9 @@ def train(job: Job) -> Finished:
         # once in a while: held-out loss. All ranks take part.
         if duties.evaluation_is_due(job):
             duties.evaluate(job)
+        # once in a while: CORE's tasks. All ranks take part.
+        if benchmark.is_due(job):
+            benchmark.evaluate(job)
         # once in a while: let the model write. The main rank only; the others meet it again at the next reduce.
         if duties.samples_are_due(job):
             duties.write_scheduled_samples(job)

@@ -166,6 +166,11 @@ class GPT(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
+    @property
+    def longest_text(self) -> int:
+        """Positions that have rotary angles."""
+        return self.cos.size(0)
+
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
         """Draws every parameter from a generator of its own: the same seed on the same kind of device, the same bits."""
@@ -225,7 +230,7 @@ class GPT(nn.Module):
     def hidden_states(self, idx: Tensor) -> Tensor:
         """`(B, T) -> (B, T, C)`: all of the model but the head."""
         T = idx.size(1)
-        assert self.cos.size(0) >= T, f"{T} positions exceed the rotary table's {self.cos.size(0)}"
+        assert self.longest_text >= T, f"{T} positions exceed the rotary table's {self.longest_text}"
         heads = self.shape.n_head + self.shape.n_kv_head  # rotated together
         cos, sin = (table[:T].expand(T, heads, -1).contiguous() for table in (self.cos, self.sin))
 
