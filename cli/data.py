@@ -143,7 +143,12 @@ def fetch(
             raise SpecError("data fetch asks before it fetches, and there is nobody to ask; say --yes")
         typer.confirm("fetch it?", abort=True, err=True)
     fetching.fetch_files(
-        corpus, files, folder, lambda file: say(f"{file.path}  {size(file.size)}"), bars=sys.stderr.isatty()
+        corpus,
+        files,
+        folder,
+        lambda file: say(f"{file.path}  {size(file.size)}"),
+        say,
+        bars=sys.stderr.isatty(),
     )
     if json:
         out_json({"corpus": name, "path": str(folder), "files": [file.path for file in files]})

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -260,6 +261,73 @@ def test_a_cut_zst_file_is_refused(refusal: Callable[..., str], tmp_path: Path) 
     assert f"{path} ends in the middle, after line" in refusal(path)
     path.write_bytes(b"no zstd")
     assert "not a readable .zst" in refusal(path)
+
+
+EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".bin", ".h5")
+
+
+def packed(lines: bytes, extension: str) -> bytes:
+    if extension == ".jsonl.zst":
+        return bytes(pytest.importorskip("zstandard").compress(lines))
+    return gzip.compress(lines) if extension == ".jsonl.gz" else lines
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("content", [b"", bytes(range(256)) * 41 + b"z"], ids=["empty", "binary"])
+def test_a_file_with_nothing_or_anything_in_it_is_refused_by_name(
+    refusal: Callable[..., str], tmp_path: Path, extension: str, content: bytes
+) -> None:
+    path = tmp_path / f"a{extension}"
+    path.write_bytes(content)
+    said = refusal(path)
+    assert said.startswith(f"data.source: {path}")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("extension", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_a_line_that_is_no_utf_8_is_refused_with_its_number_and_byte(
+    refusal: Callable[..., str], tmp_path: Path, extension: str
+) -> None:
+    path = tmp_path / f"a{extension}"
+    good = '{"text": "naïve"}\n'.encode() * 3
+    path.write_bytes(packed(good + b'{"text": "caf\xe9"}\n' + good, extension))
+    assert f"{path}:4 is not UTF-8 text (invalid continuation byte at byte {len(good) + 13:,}" in refusal(
+        path
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no /proc here")
+@pytest.mark.parametrize("extension", [e for e in EXTENSIONS if e not in (".parquet", ".bin")])
+def test_a_file_that_the_system_cannot_read_is_refused_with_the_systems_reason(
+    refusal: Callable[..., str], tmp_path: Path, extension: str
+) -> None:
+    """The first page of memory, which no process has, is an input/output error to read; root, who may read all, included.
+    Its size is 0, by which a .parquet and a .bin are refused before they are read."""
+    path = tmp_path / f"a{extension}"
+    path.symlink_to("/proc/self/mem")
+    assert refusal(path) == f"data.source: cannot read {path}: Input/output error"
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_a_file_that_nobody_may_read_is_refused_by_name(
+    refusal: Callable[..., str], tmp_path: Path, extension: str
+) -> None:
+    path = tmp_path / f"a{extension}"
+    path.write_bytes(jsonl_bytes())
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("modes do not bind this user")
+    assert refusal(path) == f"data.source: cannot read {path}: Permission denied"
+
+
+def test_a_second_file_that_cannot_be_read_leaves_nothing_of_the_first(
+    refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.jsonl").write_bytes(jsonl_bytes())
+    (folder / "b.jsonl").write_bytes(jsonl_bytes() + b'{"text": "torn')
+    assert f"{folder}/b.jsonl:251 is not JSON" in refusal(folder)
 
 
 def test_the_same_documents_twice_are_refused(refusal: Callable[..., str], tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ A file appears in its place whole and with the hash that the hub tells, or not a
 goes on where a connection broke, and renames. What is there already is not fetched again.
 """
 
+import errno
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +61,11 @@ CORPORA: dict[str, Named] = {
         0.55,
     ),
 }
+
+
+RETRY_SECONDS = (1, 2, 4, 8)
+"""Waits before a file is asked for again. The library goes on by itself where a connection broke, but gives up a file at
+the hub's first 503."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +127,48 @@ def is_there(file: RemoteFile, folder: Path) -> bool:
 
 
 def fetch_files(
-    corpus: Named, files: list[RemoteFile], folder: Path, report: Callable[[RemoteFile], None], *, bars: bool
+    corpus: Named,
+    files: list[RemoteFile],
+    folder: Path,
+    report: Callable[[RemoteFile], None],
+    warn: Callable[[str], None],
+    *,
+    bars: bool,
 ) -> None:
-    """Fetch what is not there yet, one file after the other. Raises RefusedError when the network or the disk fails."""
+    """Fetch what is not there yet, one file after the other, asking again for one that failed to come.
+
+    Raises RefusedError when the disk fails, or the network after all attempts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         if not is_there(file, folder):
             with _hub(corpus.repository) as hub:
                 if not bars:
                     hub.utils.disable_progress_bars()
-                hub.hf_hub_download(corpus.repository, file.path, repo_type="dataset", local_dir=folder)
+                _download(hub, corpus.repository, file, folder, warn)
             _check(folder / file.path, file)
         report(file)
+
+
+def _download(hub: Any, repository: str, file: RemoteFile, folder: Path, warn: Callable[[str], None]) -> None:
+    """Raises what the library raises, the last time."""
+    for wait in (*RETRY_SECONDS, None):
+        try:
+            hub.hf_hub_download(repository, file.path, repo_type="dataset", local_dir=folder)
+            return
+        except Exception as e:  # the classes of whichever HTTP client the library was built with
+            if wait is None or not _may_pass(e):
+                raise
+            warn(f"{file.path} did not come ({str(e).splitlines()[0][:200]}); asking again in {wait} s")
+            time.sleep(wait)
+
+
+def _may_pass(e: Exception) -> bool:
+    """Whether the same request can have another answer: not where the hub refuses it, or the disk what came."""
+    if isinstance(e, OSError) and e.errno is not None:
+        return e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+    status = getattr(getattr(e, "response", None), "status_code", None)
+    return status is None or status >= 500 or status in (408, 429)
 
 
 def _check(path: Path, file: RemoteFile) -> None:

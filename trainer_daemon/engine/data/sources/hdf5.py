@@ -4,6 +4,7 @@ Read from front to back in blocks, so every layout will do: of a compressed chun
 decompress the whole, 0.4 s for gzip and 8 M tokens, and that is why tokens are copied into shards before training.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ def _opened(file: Path) -> Iterator[Any]:
         with h5py.File(file, "r") as stored:
             yield _dataset(file, stored, h5py.Dataset)
     except (OSError, RuntimeError) as e:  # h5py's own, for a file that is none or is cut
+        if isinstance(e, OSError) and e.errno:  # whose words are HDF5's, of several lines
+            raise SpecError(f"data.source: cannot read {file}: {os.strerror(e.errno)}") from e
         raise SpecError(f"data.source: {file} is not a readable HDF5 file: {e}") from e
 
 

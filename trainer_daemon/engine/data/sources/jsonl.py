@@ -16,20 +16,26 @@ READ_BYTES = 1 << 18
 def read_jsonl(file: Path, field: str) -> Iterator[tuple[str, int]]:
     """(text, bytes of the file read so far); a text may be empty. Raises SpecError, with the line, for what is no text."""
     with file.open("rb") as stored:
-        number = 0
+        number = offset = 0
         try:
             for number, line in enumerate(_lines(file, stored), 1):
                 if line.strip():
-                    yield _text_of(line, f"{file}:{number}", field), stored.tell()
+                    yield _text_of(line, f"{file}:{number}", offset, field), stored.tell()
+                offset += len(line)
         except EOFError as e:
             raise SpecError(
                 f"data.source: {file} ends in the middle, after line {number}; get it anew"
             ) from e
 
 
-def _text_of(line: bytes, where: str, field: str) -> str:
+def _text_of(line: bytes, where: str, offset: int, field: str) -> str:
+    """`offset`: of the line in the text, uncompressed."""
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as e:
+        raise SpecError(
+            f"data.source: {where} is not UTF-8 text ({e.reason} at byte {offset + e.start:,} of the file's text)"
+        ) from e
     except ValueError as e:
         raise SpecError(f"data.source: {where} is not JSON: {e}") from e
     if not isinstance(value, dict):
@@ -83,7 +89,7 @@ def _divided(blocks: Iterator[bytes]) -> Iterator[bytes]:
     begun = b""
     for block in blocks:
         *lines, begun = (begun + block).split(b"\n")
-        yield from lines
+        yield from (line + b"\n" for line in lines)
     yield begun
 
 

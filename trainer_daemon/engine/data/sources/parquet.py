@@ -19,6 +19,8 @@ def read_parquet(file: Path, column: str) -> Iterator[tuple[str, int]]:
             "data.source: reading .parquet needs pyarrow, which is not installed here: pip install pyarrow"
         ) from e
     done = 0
+    with file.open("rb"):
+        pass  # where that fails, the system says why in fewer words than pyarrow
     try:
         with pq.ParquetFile(file) as table:
             schema = table.schema_arrow
