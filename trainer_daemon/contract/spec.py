@@ -89,7 +89,8 @@ class DataSpec(Section):
     """`stories`: the generated corpus that needs no download; else a file, a folder or a glob of text (.txt, .jsonl,
     .jsonl.gz, .jsonl.zst, .parquet) or of ids (.bin, .h5), a set that `llmctl data prepare` wrote, or hf://OWNER/NAME. Paths
     are looked up in the working folder and then in $LLMCTL_HOME/data. A table of sources with weights, such as
-    { web = 0.7, code = 0.3 }, mixes them by bytes of text and ends with the first that has no more."""
+    { web = 0.7, code = 0.3 }, mixes them by bytes of text and ends with the first that has no more; a prepared set among
+    them is turned back into its text."""
     text_field: str = "text"
     """The field of a .jsonl line or the column of a .parquet file that holds the text."""
     held_out: str = Field(default="auto", min_length=1)

@@ -1,9 +1,12 @@
 """Several corpora as one: shares that hold everywhere, nothing repeated, everybody's own validation."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -62,6 +65,56 @@ def test_each_corpus_of_a_mixture_holds_out_its_own(tmp_path: Path, two: tuple[s
     ]
     assert held_out[:2] == ["v1", "v2"]
     assert [text[:5] for text in held_out[2:]] == [f"w{i:04d}" for i in range(0, 900, 100)]
+
+
+def test_a_prepared_set_is_mixed_as_the_text_that_it_was_made_of(
+    tmp_path: Path, two: tuple[str, str]
+) -> None:
+    web, code = two
+    write(
+        tmp_path, "odd/train.jsonl", [f"o{i} naïve 中文 👩‍👧 <|bos|> \0" * (i % 7) + "." for i in range(400)]
+    )
+    odd = write(tmp_path, "odd/val.jsonl", ["v1", "v2"])
+    folder = str(Path(odd).parent)
+    prepare(DataSpec(source=folder), TokenizerSpec(vocab_size=270), tmp_path, lambda *_: None, name="ready")
+    for rules in {}, {"held_out": "hundredth"}:
+        from_text = documents(tmp_path, {web: 2, folder: 1, code: 1}, held_out="auto")
+        from_set = documents(tmp_path, {web: 2, "ready": 1, code: 1}, **rules)
+        assert [d[:2] for d in from_set] == [d[:2] for d in from_text]
+    mixed = DataSpec(source={web: 2, "ready": 1, "stories": 1}, stories=200)
+    prepared = prepare(mixed, SMALL, tmp_path, lambda *_: None)
+    texts = prepared.tokenizer.decode(prepared.held_out.read(0, 40).tolist())
+    assert texts.startswith("v1v2w0000")
+
+
+def test_a_set_that_is_not_text_or_not_whole_is_refused_in_a_mixture(
+    tmp_path: Path, two: tuple[str, str]
+) -> None:
+    web, code = two
+    made = prepare(DataSpec(source=web), SMALL, tmp_path, lambda *_: None, name="ready")
+
+    def refusal() -> str:
+        with pytest.raises(SpecError) as e:
+            documents(tmp_path, {"ready": 1, code: 1})
+        return str(e.value)
+
+    def with_ids(ids: list[int]) -> None:
+        np.array([made.tokenizer.bos_id, *ids] * 200, "<u2").tofile(tmp_path / "ids.bin")
+        source = DataSpec(source=str(tmp_path / "ids.bin"), separator="before")
+        tokenizer = TokenizerSpec(name=str(made.folder / "tokenizer.json"))
+        prepare(source, tokenizer, tmp_path, lambda *_: None, name="ready")
+
+    shard = made.folder / "train" / "000000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    assert f"{shard} is damaged" in refusal()
+    shutil.move(made.folder, tmp_path / "before")
+    made = dataclasses.replace(made, folder=tmp_path / "before")
+    with_ids([65, made.tokenizer.special["<|user_start|>"], 66])
+    assert "document 0 of " in (said := refusal())
+    assert "holds special tokens" in said
+    shutil.rmtree(tmp_path / "data" / "ready")
+    with_ids([65, made.tokenizer.encode("é")[0]])
+    assert "are no UTF-8 (unexpected end of data at byte" in refusal()
 
 
 def test_a_mixture_is_prepared_again_when_its_weights_change(tmp_path: Path, two: tuple[str, str]) -> None:

@@ -21,6 +21,7 @@ from trainer_daemon.engine.data.sources.files import EXTENSIONS, FileCorpus, fin
 from trainer_daemon.engine.data.sources.hub import PREFIX as HUB_PREFIX
 from trainer_daemon.engine.data.sources.hub import HubCorpus, parse_address
 from trainer_daemon.engine.data.sources.mixture import MixtureCorpus
+from trainer_daemon.engine.data.sources.prepared import PreparedCorpus
 from trainer_daemon.engine.data.sources.stories import StoryCorpus
 
 STORIES = "stories"
@@ -63,6 +64,9 @@ def _open_one(source: str, data: DataSpec, tokenizer: TokenizerSpec, home: Path)
                 "data.held_out: a stream has no last file; use hundredth, or name a split such as validation"
             )
         return HubCorpus(data, source)
+    place = Path(resolve_path(source, home))
+    if (place / "meta.json").exists() and (place / "train" / "000000.bin").exists():
+        return PreparedCorpus(source, place)
     return FileCorpus(source, data, named_vocabulary(tokenizer, home), home)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.engine.data.sources.documents import Corpus, Document, Place
 from trainer_daemon.engine.data.sources.files import FileCorpus
+from trainer_daemon.engine.data.sources.prepared import PreparedCorpus
 
 
 class MixtureCorpus:
@@ -44,9 +45,9 @@ class MixtureCorpus:
             yield document._replace(done=sum(done), place=None)
 
     def _in_turn(self) -> Iterator[tuple[int, Document]]:
-        """(number of the part, its next document): files that are held out, then those to train on by their shares."""
+        """(number of the part, its next document): files and splits that are held out, then those to train on by their shares."""
         for part, (corpus, _) in enumerate(self.parts):
-            if isinstance(corpus, FileCorpus):
+            if isinstance(corpus, FileCorpus | PreparedCorpus):
                 yield from ((part, document) for document in corpus.held_out_documents())
         streams = [_without_held_out_files(corpus) for corpus, _ in self.parts]
         weights = [weight for _, weight in self.parts]
@@ -68,4 +69,6 @@ class MixtureCorpus:
 
 
 def _without_held_out_files(corpus: Corpus) -> Iterator[Document]:
-    return corpus.training_documents() if isinstance(corpus, FileCorpus) else corpus.documents()
+    if isinstance(corpus, FileCorpus | PreparedCorpus):
+        return corpus.training_documents()
+    return corpus.documents()
