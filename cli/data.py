@@ -89,8 +89,14 @@ def prepare(
     wanted = spec_of_source(source, tokenizer, preset, spec, set_)
     if name is not None:
         check_name(name)
-    with progress_bar() as progress:
-        prepared = prepare_set(wanted.data, wanted.tokenizer, home(), progress, workers=workers, name=name)
+    try:
+        with progress_bar() as progress:
+            prepared = prepare_set(
+                wanted.data, wanted.tokenizer, home(), progress, workers=workers, name=name
+            )
+    except KeyboardInterrupt:
+        say("interrupted; every whole shard is kept, and the same command goes on behind the last")
+        raise
     facts = set_facts(prepared.folder, read_meta(prepared.folder))
     if json:
         out_json(facts)

@@ -84,17 +84,19 @@ def prepare_rates(folder: Path, workers: int) -> tuple[float, float]:
     return (size - first) * text_share / (ended - begun), sum(n for n, _, _ in alone) / alone_seconds
 
 
-def training_and_loading(folder: Path) -> tuple[float, float]:
-    """Tokens a second of the fastest CPU preset, and of its loader alone."""
+def training_and_loading(folder: Path) -> tuple[float, float, float]:
+    """Tokens a second of the fastest CPU preset and of its loader alone, and the share of a step that waits for rows."""
     spec = build_spec(
         preset_tables("stories"), [f"train.num_iterations={STEPS}", "eval.every=1000", "sample.every=1000"]
     )
     seen = Recorder()
     _, job = run_tiny(spec, folder, seen, folder / "checkpoints")
-    training = median([e.tokens_per_second for e in seen.of(TrainStep)][2:])
+    steps = seen.of(TrainStep)[2:]
+    training = median(e.tokens_per_second for e in steps)
+    waiting = median((e.data_seconds or 0.0) / e.step_seconds for e in steps)
     prepared = prepare(spec.data, spec.tokenizer, folder, quiet)
     rows = open_rows(prepared.train, spec.model.sequence_len, spec.data.packing)
-    return training, loader_rate(rows, job.batches.global_rows, job.plan.micro_batch_size)
+    return training, loader_rate(rows, job.batches.global_rows, job.plan.micro_batch_size), waiting
 
 
 def loader_rate(rows: Rows, global_rows: int, micro_batch_size: int) -> float:
@@ -175,10 +177,11 @@ def main() -> None:
         print(
             f"prepare, {workers} processes   {ours / 1e6:8.1f} MB/s   {ours / alone:.2f} of tiktoken alone ({alone / 1e6:.1f})"
         )
-        training, loading = training_and_loading(folder / "stories")
+        training, loading, waiting = training_and_loading(folder / "stories")
         print(
             f"loader of `stories`       {loading / 1e6:8.1f} M tok/s  {loading / training:.0f} x its training ({training / 1e3:.0f}k)"
         )
+        print(f"data wait of `stories`    {100 * waiting:8.2f} %        of a step")
         split = virtual_split(folder / "virtual")
         bare = np.memmap(folder / "virtual" / "000000.bin", "<u2", "r", offset=1024)
         plain = np.asarray(bare)

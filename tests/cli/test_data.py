@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Llmctl
+from tests.cli.conftest import Llmctl, Result
 from tests.engine.data.conftest import TEST_DATA, needs_tables
 from trainer_daemon.contract.rundir import home as llmctl_home
 
@@ -79,6 +81,63 @@ def test_a_set_with_a_name_of_its_own_goes_where_its_text_is_not(
     assert planned["data"]["tokens_available"] > 0
     again = llmctl("data", "prepare", "mine", "--json").json()
     assert again["path"] == str(tmp_path / "elsewhere" / "data" / "mine")
+
+
+INTERRUPTED = """
+import os, signal, sys
+from cli.main import main
+from trainer_daemon.engine.data import encode, writing
+writing.SHARD_TOKENS, writing.PROCESSES_ABOVE_BYTES, encode.BATCH_CHARACTERS = 3000, 0, 2000
+save, notes = writing.Note.save, []
+def save_and_interrupt(note, file):
+    save(note, file)
+    notes.append(file)
+    if len(notes) == int(sys.argv[1]):
+        os.killpg(os.getpgrp(), signal.SIGINT)
+writing.Note.save = save_and_interrupt
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.fault
+def test_ctrl_c_while_preparing_ends_all_processes_with_a_word_and_the_next_goes_on(
+    llmctl: Llmctl, home: Path, tmp_path: Path
+) -> None:
+    """A terminal sends it to the whole group: here the program does so itself, when its third shard is whole."""
+    (tmp_path / "docs.jsonl").write_text("".join(f'{{"text": "{"word " * 30}{i}"}}\n' for i in range(2000)))
+    (tmp_path / "program.py").write_text(INTERRUPTED)
+
+    def prepare(interrupt_at: int) -> Result:
+        program = [sys.executable, str(tmp_path / "program.py"), str(interrupt_at)]
+        arguments = ["data", "prepare", str(tmp_path / "docs.jsonl"), "--name", "mine", "--workers", "2"]
+        done = subprocess.run(
+            [*program, *arguments, "--set", "tokenizer.vocab_size=270"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            start_new_session=True,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    stopped = prepare(3)
+    assert stopped.code == 130
+    assert "the same command goes on behind the last" in stopped.err
+    assert "Traceback" not in stopped.err
+    assert not (home / "data" / "mine").exists()
+    (draft,) = (home / "data").glob(".mine.*partial")
+    kept = {p.name: p.stat().st_mtime_ns for p in (draft / "train").glob("*.idx")}
+    assert len(kept) == 3
+    assert llmctl("data", "inspect", "mine").code == 3
+
+    finished = prepare(0)
+    assert finished.code == 0, finished.err
+    assert "reading up to where it was interrupted" in finished.err
+    train = home / "data" / "mine" / "train"
+    assert {name: (train / name).stat().st_mtime_ns for name in kept} == kept
+    seen = llmctl("data", "inspect", "mine", "--json").json()
+    assert seen["documents"] + seen["held_out_documents"] == 2000
+    assert not list(home.rglob("*.partial"))
 
 
 def test_a_name_that_something_else_has_is_refused(llmctl: Llmctl, small: tuple[str, ...]) -> None:
