@@ -83,10 +83,25 @@ def test_a_set_with_a_name_of_its_own_goes_where_its_text_is_not(
     assert again["path"] == str(tmp_path / "elsewhere" / "data" / "mine")
 
 
+def test_a_text_that_changed_since_it_was_prepared_is_told_alone_or_in_a_mixture(
+    llmctl: Llmctl, corpus: Path, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "mixed.toml").write_text(
+        f'[data]\nstories = 200\nsource = {{ "{corpus}" = 1, stories = 1 }}\n[tokenizer]\nvocab_size = 300\n'
+    )
+    assert llmctl("data", "prepare", *small, "--name", "alone").code == 0
+    assert llmctl("data", "prepare", "--spec", str(tmp_path / "mixed.toml"), "--name", "mixed").code == 0
+    corpus.write_text(corpus.read_text().replace("Document number 7 ", "Document number 8 "))
+    for name in ("alone", "mixed"):
+        assert llmctl("data", "inspect", name, "--json").json()["changed_sources"] == [str(corpus)]
+        assert f"{corpus} is gone or is not as it was" in llmctl("data", "inspect", name).err
+
+
 INTERRUPTED = """
 import os, signal, sys
 from cli.main import main
 from trainer_daemon.engine.data import encode, writing
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without
 writing.SHARD_TOKENS, writing.PROCESSES_ABOVE_BYTES, encode.BATCH_CHARACTERS = 3000, 0, 2000
 save, notes = writing.Note.save, []
 def save_and_interrupt(note, file):

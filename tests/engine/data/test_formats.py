@@ -20,6 +20,7 @@ from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.spec import DataSpec, TokenizerSpec
 from trainer_daemon.engine.data.prepare import prepare
 from trainer_daemon.engine.data.shards import Prepared, header
+from trainer_daemon.engine.data.sources import find_files
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 
 TEXTS = [f"Document {i}: naïve 中文 👩‍👧 <|bos|>, " + "word " * (i % 29) + "end." for i in range(250)]
@@ -364,6 +365,7 @@ OF_IDS = {
 }
 OF_TEXT = {
     "jsonl": (f"data.source={FIXTURES}/docs.jsonl", f"data.held_out={FIXTURES}/docs_val.jsonl"),
+    "long jsonl": (f"data.source={FIXTURES}/pile_sample.jsonl",),
     "zst": (f"data.source={FIXTURES}/pile_sample.jsonl.zst",),
     "parquet": (f"data.source={FIXTURES}/parquet",),
 }
@@ -372,6 +374,15 @@ OF_TEXT = {
 @pytest.fixture(scope="module")
 def fixtures_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
+
+
+@needs_test_data
+def test_no_real_file_is_left_out_of_those_that_train(tmp_path: Path) -> None:
+    paths = [
+        rule.partition("=")[2] for rules in {**OF_IDS, **OF_TEXT}.values() for rule in rules if "/" in rule
+    ]
+    read = {file for path in paths for file in find_files(path, tmp_path)}
+    assert read == set(find_files(str(FIXTURES), tmp_path))
 
 
 @needs_test_data

@@ -79,9 +79,13 @@ def decode_visibly(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 def changed_sources(meta: dict[str, Any]) -> list[str]:
     """Files that a set was made of and that are gone or not as they were, by size and time."""
-    corpus = meta["corpus"]
+    parts = [meta["corpus"], *(part for part, _ in meta["corpus"].get("parts", ()))]  # of a mixture
     listed = [
-        entry for key in ("files", "held_out") if isinstance(corpus.get(key), list) for entry in corpus[key]
+        entry
+        for corpus in parts
+        for key in ("files", "held_out")
+        if isinstance(corpus.get(key), list)
+        for entry in corpus[key]
     ]
     return [str(path) for path, size, mtime_ns in listed if _facts(Path(path)) != (size, mtime_ns)]
 
