@@ -8,13 +8,14 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cli.printing import count, number, on_terminal, out, out_json, say, table
 from cli.references import JsonOption, RunArgument, complete_run
 from cli.watch import WhereOption, rows_where
+from trainer_daemon.contract.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -42,6 +43,17 @@ MetricOption = Annotated[
     list[str] | None,
     typer.Option("-m", "--metric", metavar="NAME", help="Which numbers; may be given several times."),
 ]
+
+
+def one_of(*words: str) -> dict[str, Any]:
+    """What an option that takes one of these words is made with: typer's own refusal names an error of pydantic's."""
+
+    def chosen(text: str) -> str:
+        if text not in words:
+            raise typer.BadParameter(f'"{printable(text)}" is none of {", ".join(words)}')
+        return text
+
+    return {"parser": chosen, "metavar": "|".join(words)}
 
 
 class Reading:
@@ -76,7 +88,8 @@ def plot(
     runs: RunArguments,
     metric: MetricOption = None,
     x: Annotated[
-        Literal["step", "seconds", "tokens", "flops"], typer.Option("-x", help="What runs along x.")
+        Literal["step", "seconds", "tokens", "flops"],
+        typer.Option("-x", **one_of("step", "seconds", "tokens", "flops"), help="What runs along x."),
     ] = "step",
     log_x: Annotated[bool, typer.Option("--log-x", help="Logarithmic x axis.")] = False,
     log_y: Annotated[bool, typer.Option("--log-y", help="Logarithmic y axis.")] = False,
@@ -93,7 +106,8 @@ def plot(
         int, typer.Option("--height", metavar="ROWS", min=5, max=500, help="Of each chart.")
     ] = CHART_HEIGHT,
     symbols: Annotated[
-        Literal["braille", "block", "ascii"], typer.Option("--symbols", help="What curves are made of.")
+        Literal["braille", "block", "ascii"],
+        typer.Option("--symbols", **one_of("braille", "block", "ascii"), help="What curves are made of."),
     ] = "braille",
     marks: Annotated[
         bool, typer.Option("--marks/--no-marks", help="Checkpoints, restarts, spikes, … of the first run.")
@@ -263,7 +277,8 @@ def compare_row(c: "Comparison") -> tuple[str, ...]:
 def metrics(
     run: RunArgument,
     format_: Annotated[
-        Literal["csv", "jsonl", "parquet"], typer.Option("--format", help="Of the table.")
+        Literal["csv", "jsonl", "parquet"],
+        typer.Option("--format", **one_of("csv", "jsonl", "parquet"), help="Of the table."),
     ] = "csv",
     metric: MetricOption = None,
     output: Annotated[

@@ -11,12 +11,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cli.printing import out, out_json, size
+from cli.printing import out, out_json, size, terminal_width
 from cli.references import JsonOption
 
 TORCH_SECONDS = 120.0
@@ -66,9 +67,7 @@ def doctor(json: JsonOption = False) -> None:
         for finding in check():
             findings.append(finding)
             if not json:
-                out(f"{finding.status:5} {finding.name:14} {finding.found}")
-                if finding.advice:
-                    out(f"{'':20} {finding.advice}")
+                out(finding_lines(finding, terminal_width()))
     failed = [f.name for f in findings if f.status == "fail"]
     if json:
         devices = _devices(torch)
@@ -77,6 +76,21 @@ def doctor(json: JsonOption = False) -> None:
         )
     if failed:
         raise RefusedError(f"no run can start here before this is mended: {', '.join(failed)}")
+
+
+def finding_lines(finding: Finding, width: int | None) -> str:
+    """A finding and its advice, every further line below the first one's words; `width`: of the terminal, None breaks nothing."""
+    head = f"{finding.status:5} {finding.name:14} "
+    lines = [finding.found, *([finding.advice] if finding.advice else [])]
+    room = None if width is None else max(20, width - len(head))
+    broken = [
+        part
+        for line in lines
+        for part in (
+            textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) if room else [line]
+        )
+    ]
+    return head + f"\n{'':{len(head)}}".join(broken)
 
 
 def checks(torch: dict[str, Any]) -> list[Callable[[], Iterator[Finding]]]:

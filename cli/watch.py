@@ -190,6 +190,8 @@ def attach(
     from trainer_daemon.contract.errors import SpecError
     from trainer_daemon.contract.rundir import find_run
 
+    is_far = run is not None and run.startswith(("ssh://", "tcp://"))
+    found = find_run(run) if run and not is_far else None  # a name that is not there is told on any terminal
     if not on_terminal():
         raise SpecError(
             "the cockpit needs a terminal; without one use: llmctl events RUN -f, or llmctl status RUN"
@@ -200,7 +202,6 @@ def attach(
     if run and run.startswith("tcp://"):
         _attach_over_tcp(run, is_read_only=read_only)
         return
-    found = find_run(run) if run else None
     from tui.app import run_cockpit
 
     run_cockpit(found, is_read_only=read_only)

@@ -93,3 +93,16 @@ def test_python_is_the_one_that_runs() -> None:
 def test_a_small_program_that_is_not_there_answers_nothing() -> None:
     assert doctor._ask("no-such-program-here --at-all") is None
     assert doctor._ask("false") is None
+
+
+def test_a_long_finding_goes_on_below_its_first_word() -> None:
+    finding = doctor.Finding(
+        "disk", "warn", "little of it is left", "free some, or set LLMCTL_HOME to another disk"
+    )
+    assert doctor.finding_lines(finding, width=45).splitlines() == [
+        "warn  disk           little of it is left",
+        "                     free some, or set",
+        "                     LLMCTL_HOME to another",
+        "                     disk",
+    ]
+    assert len(doctor.finding_lines(finding, width=None).splitlines()) == 2

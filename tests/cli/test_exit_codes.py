@@ -22,7 +22,12 @@ from trainer_daemon.contract.spec import RunSpec
         (["nonsense"], 2, "No such command"),
         (["status"], 2, "Missing argument"),
         (["run", "--preset", "d122", "--dry-run"], 2, 'unknown preset "d122"; did you mean "d12"?'),
-        (["run", "--set", "model.dept=3", "--dry-run"], 2, 'unknown key "model.dept"; did you mean "depth"?'),
+        (
+            ["run", "--set", "model.dept=3", "--dry-run"],
+            2,
+            'unknown key "model.dept"; did you mean "model.depth"?',
+        ),
+        (["run", "--set", "depth=3", "--dry-run"], 2, 'unknown key "depth"; did you mean "model.depth"?'),
         (["run", "--set", "train.global_batch_tokens=1000"], 2, "nearest: 768 or 1024"),
         (["run", "--set", "data.source=/nowhere"], 2, "nothing at /nowhere"),
         (["run", "--preset", "d4", "--spec", "x.toml"], 2, "two ways to say the same"),
@@ -30,6 +35,8 @@ from trainer_daemon.contract.spec import RunSpec
         (["run", "--name", "Ünïcode"], 2, "is not allowed"),
         (["run", "--nproc", "many", "--dry-run"], 2, "runtime.nproc"),
         (["plan", "--on", "0xH100"], 2, "COUNTxDEVICE"),
+        (["plan", "--on", "8xH1000"], 2, 'no device is known as "H1000"; did you mean "H100"?'),
+        (["metrics", "done", "--format", "xyz"], 2, "'--format': \"xyz\" is none of csv, jsonl, parquet"),
         (["status", "nobody"], 3, '"nobody" names no run'),
         (["logs", "done", "--from", "../../etc/passwd"], 3, "is no log"),
         (["checkpoints", "nobody"], 3, "names no run"),
@@ -46,6 +53,7 @@ from trainer_daemon.contract.spec import RunSpec
         (["resume", "done"], 6, "nothing is left to train"),
         (["sample", "done", "--live"], 6, "not training now"),
         (["attach", "done"], 2, "needs a terminal"),
+        (["attach", "nobody"], 3, '"nobody" names no run'),
     ],
 )
 def test_every_refusal_says_what_to_change(

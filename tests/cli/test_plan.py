@@ -71,19 +71,19 @@ def test_d26_on_eight_h100s_is_what_its_table_says(llmctl: Llmctl) -> None:
 
 def test_what_cannot_be_known_is_null_with_a_note(llmctl: Llmctl) -> None:
     plan = llmctl(
-        "plan", "--on", "2xH1O0", "--price", "3", "--set", "train.micro_batch_size=8", "--json"
+        "plan", "--on", "2xH1O0 80GB", "--price", "3", "--set", "train.micro_batch_size=8", "--json"
     ).json()
     assert plan["estimated"] == {"tokens_per_second": None, "mfu": None, "seconds": None, "cost": None}
     assert plan["hardware"] == {
-        "name": "H1O0",
+        "name": "H1O0 80GB",
         "count": 2,
         "peak_flops": None,
         "peak_flops_fp8": None,
-        "memory_bytes": None,
+        "memory_bytes": 80 << 30,
     }
     assert (plan["data"]["tokens_available"], plan["data"]["epochs"]) == (None, None)
     told = "\n".join(plan["notes"])
-    assert 'no peak FLOP/s is known for "H1O0"; did you mean "H100"' in told
+    assert 'no peak FLOP/s is known for "H1O0 80GB"; did you mean "H100"' in told
     assert "tokenized" in told
     without_price = llmctl("plan", "--on", "H100", "--json").json()
     assert without_price["estimated"]["cost"] is None

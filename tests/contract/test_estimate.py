@@ -128,8 +128,8 @@ def test_disk_holds_the_newest_the_best_and_the_one_being_written(every: str, at
         ("8xH100", "H100", 8, 989e12),
         ("H100", "H100", 1, 989e12),
         ("2 x RTX 4090", "RTX 4090", 2, 165.2e12),
-        ("4xUnheardOf", "UnheardOf", 4, None),
-        ("xeon", "xeon", 1, None),
+        ("4xUnheardOf 24GB", "UnheardOf 24GB", 4, None),
+        ("xeon 64 GiB", "xeon 64 GiB", 1, None),
     ],
 )
 def test_hardware_is_a_count_and_a_name(text: str, name: str, count: int, peak: float | None) -> None:
@@ -143,6 +143,11 @@ def test_hardware_without_a_count_or_a_name_is_refused(text: str) -> None:
         parse_hardware(text)
 
 
+def test_a_device_of_which_nothing_is_known_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SpecError, match='no device is known as "H1000"; did you mean "H100"'):
+        parse_hardware("8xH1000")
+
+
 def test_time_and_cost_follow_from_the_peak_and_are_unknown_without_one() -> None:
     _, plan = planned()
     eight = parse_hardware("8xH100")
@@ -151,7 +156,7 @@ def test_time_and_cost_follow_from_the_peak_and_are_unknown_without_one() -> Non
     assert speed.tokens_per_second == pytest.approx(plan.total_tokens / (speed.seconds or 0))
     assert speed.cost == pytest.approx((speed.seconds or 0) / 3600 * 8 * 3.0)  # one rank, eight rented
     assert estimate_speed(plan, eight, None).cost is None
-    assert estimate_speed(plan, parse_hardware("UnheardOf"), 3.0).seconds is None
+    assert estimate_speed(plan, parse_hardware("UnheardOf 24GB"), 3.0).seconds is None
     again = estimate_speed(plan, eight, 3.0, "block")  # the forward pass, a third of the FLOPs, twice
     assert again.seconds == pytest.approx(4 / 3 * (speed.seconds or 0))
     assert again.mfu == pytest.approx(0.45 * 3 / 4)

@@ -20,13 +20,15 @@ def sections(section: type[Section] = RunSpec) -> list[type[Section]]:
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
-        ("model.dept", "depth"),
-        ("train.micro_batch", "micro_batch_size"),
+        ("model.dept", "model.depth"),
+        ("train.micro_batch", "train.micro_batch_size"),
         ("optim.matrix_learning_rate", None),
-        ("optim.martix_lr", "matrix_lr"),
+        ("optim.martix_lr", "optim.matrix_lr"),
         ("modle.depth", "model"),
         ("sede", "seed"),
-        ("checkpoint.keep", "keep_last"),
+        ("checkpoint.keep", "checkpoint.keep_last"),
+        ("depth", "model.depth"),  # without its section, or in another one
+        ("model.num_iterations", "train.num_iterations"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(key: str, nearest: str | None) -> None:
@@ -97,6 +99,13 @@ def test_a_bad_value_is_refused_by_the_name_of_its_key(override: str, says: str)
 def test_a_kernel_that_cannot_keep_documents_apart_is_refused_with_the_mask() -> None:
     with pytest.raises(SpecError, match=r"fa3 does not know the documents that data\.document_mask"):
         build_spec({}, ["runtime.attention=fa3", "data.document_mask=true"])
+
+
+def test_a_value_that_fits_no_branch_of_a_union_is_refused_once() -> None:
+    """`eval.every=abc` was told twice, once for each thing that an interval may be."""
+    with pytest.raises(SpecError) as e:
+        build_spec({}, ["eval.every=abc"])
+    assert str(e.value) == "eval.every: input should be a valid integer or 'off' (got 'abc')"
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

@@ -48,7 +48,7 @@ def test_a_daemon_that_is_up_holds_its_lock_and_belongs_to_nobody(daemons: Daemo
 
 
 def test_a_refusal_reaches_the_starter_as_the_error_it_is(daemons: Daemons, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match='did you mean "depth"'):
+    with pytest.raises(SpecError, match=r'did you mean "model.depth"'):
         daemons.ask({"name": "a", "spec": {"model": {"dept": 3}}})
     with pytest.raises(SpecError, match="not allowed"):
         daemons.ask({"name": "../a", "spec": {}})

@@ -10,7 +10,7 @@ LlmctlError                  1  our own bug, or anything not named below
 A message is one paragraph that says what to change, in the reader's own terms.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -51,10 +51,13 @@ class RefusedError(LlmctlError):
     exit_code = 6
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint such as `; did you mean "depth"?`, or an empty string when nothing is near."""
+def did_you_mean(word: str, known: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
+    """A hint such as `; did you mean "depth"?`, or an empty string when nothing is near.
+
+    `shown`: what to say in a known word's place, such as the whole key that ends with it.
+    """
     near = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    return f'; did you mean "{(shown or {}).get(near[0], near[0])}"?' if near else ""
 
 
 def error_from(exit_code: int, message: str) -> LlmctlError:

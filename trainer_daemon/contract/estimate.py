@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import ceil, lcm
 from typing import Literal
 
-from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.hardware import bf16_peak_flops, device_memory_bytes
+from trainer_daemon.contract.errors import SpecError, did_you_mean
+from trainer_daemon.contract.hardware import DEVICE_PEAKS, bf16_peak_flops, device_memory_bytes
 from trainer_daemon.contract.scaling import (
     VALUE_GATE_CHANNELS,
     ModelShape,
@@ -218,14 +218,24 @@ class Hardware:
 
 
 def parse_hardware(text: str) -> Hardware:
-    """`8xH100` -> eight of them; `H100` is one. Raises SpecError when there is no count or no name."""
+    """`8xH100` -> eight of them; `H100` is one.
+
+    Raises SpecError when there is no count or no name, and for a device of which neither speed nor memory is known.
+    """
     count, x, name = text.strip().partition("x")
     if not (x and count.strip().isdecimal()):
         count, name = "1", text
     if not name.strip() or not 1 <= int(count) <= 100_000:
         raise SpecError(f'--on takes COUNTxDEVICE, for example 8xH100; got "{text}"')
     name = name.strip()
-    return Hardware(name, int(count), bf16_peak_flops(name), device_memory_bytes(name))
+    hardware = Hardware(name, int(count), bf16_peak_flops(name), device_memory_bytes(name))
+    if hardware.peak_flops is None and hardware.memory_bytes is None and name not in ("cpu", "mps"):
+        known = [peak.name for peak in DEVICE_PEAKS]
+        raise SpecError(
+            f'--on: no device is known as "{name}"{did_you_mean(name, known)}; known are {", ".join(known)}. Of another one '
+            f'say its memory, as in --on "{count}x{name} 32GB": all but speed and time is planned'
+        )
+    return hardware
 
 
 @dataclass(frozen=True, slots=True)

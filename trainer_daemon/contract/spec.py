@@ -7,6 +7,7 @@ in a learning rate costs a day. Cross-field rules are together at the end of `Ru
 
 import json
 import tomllib
+from collections.abc import Sequence
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
@@ -457,29 +458,53 @@ def build_spec(tables: dict[str, Any], overrides: list[str] | None = None) -> Ru
     try:
         return RunSpec.model_validate(merged)
     except ValidationError as e:
-        raise SpecError("; ".join(_explain(error) for error in e.errors())) from e
+        raise SpecError(_explain(e)) from e
 
 
-def _explain(error: Any) -> str:
-    """One pydantic error as a sentence in the spec's own terms."""
-    # a union such as int | "auto" adds its branch to the location; the spec's own keys are what a user can type
-    location = [
-        str(part) for part in error["loc"] if not str(part).startswith(("literal[", "int", "constrained"))
-    ]
-    key = ".".join(location)
+def _explain(invalid: ValidationError) -> str:
+    """What pydantic found, in the spec's own terms: a sentence for each key."""
+    by_key: dict[tuple[str, ...], list[Any]] = {}
+    for error in invalid.errors():
+        # a union such as int | "auto" adds its branch to the location; the spec's own keys are what a user can type
+        branches = ("literal[", "int", "constrained", "dict[")
+        location = tuple(str(part) for part in error["loc"] if not str(part).startswith(branches))
+        by_key.setdefault(location, []).append(error)
+    return "; ".join(_explain_key(location, errors) for location, errors in by_key.items())
+
+
+def _explain_key(location: tuple[str, ...], errors: list[Any]) -> str:
+    """What is wrong at one key; a union has an error for each of its branches."""
+    key, error = ".".join(location), errors[0]
     if error["type"] == "extra_forbidden":
-        section = _section_at(location[:-1])
-        return f'unknown key "{key}"{did_you_mean(location[-1], section.model_fields)}'
+        return f'unknown key "{key}"{did_you_mean(location[-1], known := _keys_near(location), shown=known)}'
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    return f"{key}: {error['msg'][:1].lower()}{error['msg'][1:]} (got {error['input']!r})"
+    wanted = [e["msg"].removeprefix("Input should be ").partition(", unable to parse")[0] for e in errors]
+    wanted[0] = errors[0]["msg"].partition(", unable to parse")[0]
+    message = " or ".join(wanted)
+    return f"{key}: {message[:1].lower()}{message[1:]} (got {error['input']!r})"
 
 
-def _section_at(path: list[str]) -> type[BaseModel]:
+def _keys_near(location: tuple[str, ...]) -> dict[str, str]:
+    """The keys that an unknown one may be meant for, by their last word: a namesake in another section, else its section's."""
+    *path, last = location
+    for name, field in RunSpec.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is not None and last in section.model_fields:
+            return {last: f"{name}.{last}"}
+    return {name: ".".join((*path, name)) for name in _section_at(path).model_fields}
+
+
+def _section_at(path: Sequence[str]) -> type[BaseModel]:
     section: type[BaseModel] = RunSpec
     for part in path:
-        annotation = section.model_fields[part].annotation
-        section = next(
-            t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)
-        )
+        found = _section_of(section.model_fields[part].annotation)
+        assert found is not None, path
+        section = found
     return section
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field of this type holds; None for a plain value."""
+    among = (annotation, *get_args(annotation))
+    return next((t for t in among if isinstance(t, type) and issubclass(t, BaseModel)), None)

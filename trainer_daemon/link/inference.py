@@ -392,7 +392,7 @@ class Worker(Closing):
         deadline = time.monotonic() + timeout_seconds
         while not self._socket.poll(round(LOOK_SECONDS * 1000)):
             if not is_locked(self._folder / "worker.lock"):
-                raise RefusedError(f"the inference worker is gone; its last words: {self._folder}/worker.log")
+                raise RefusedError(_worker_is_gone(self._folder / "worker.log"))
             if time.monotonic() > deadline:
                 raise WaitTimeoutError(f"the inference worker said nothing for {timeout_seconds:.0f} s")
         return wire.decode_reply(self._socket.recv())
@@ -400,6 +400,13 @@ class Worker(Closing):
     def close(self) -> None:
         self._socket.close()
         self._context.term()
+
+
+def _worker_is_gone(log: Path) -> str:
+    """With what it printed, where it printed anything: one that was killed did not."""
+    has_words = log.is_file() and log.stat().st_size > 0
+    left = f"what it printed is in {log}" if has_words else "it left no word, as one that was killed"
+    return f"the inference worker is gone, {left}; ask again, and another one starts"
 
 
 @contextmanager
