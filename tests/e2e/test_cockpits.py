@@ -1,0 +1,157 @@
+"""Cockpits come and go, several at a time, and see the supervisor die: real ones, each in a terminal of its own."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+
+import pyte
+import pytest
+
+from tests.e2e.conftest import Runs
+from tests.faults.conftest import rounds
+from tests.supervisor.conftest import kill_and_wait, state_is, wait_until, wait_until_over, watch
+from tests.tui.terminal import PtyProcess
+from trainer_daemon.contract.events import TrainStep
+from trainer_daemon.contract.journal import read_all
+from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.status import observe
+from trainer_daemon.link.client import send_command
+
+pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(1800)]
+
+ATTACH = "import sys; from cli.main import main; sys.exit(main(['attach', sys.argv[1]]))"
+SIZE = (120, 40)
+CHARTS_WIDTH = 95
+"""Of these columns, to the left of the figures."""
+PATIENCE_SECONDS = 120.0
+
+
+class Cockpit(PtyProcess):
+    """`llmctl attach RUN` as a person has it."""
+
+    def __init__(self, run: RunDir) -> None:
+        super().__init__(ATTACH, run.name, size=SIZE)
+        self._emulator = pyte.Screen(*SIZE)
+        self._stream = pyte.ByteStream(self._emulator)
+
+    def look(self) -> str:
+        """What is on screen by now."""
+        # pyte does not know the private sequences that ask for keyboard modes, and would print them
+        self._stream.feed(self.read().replace(b"\x1b[>1u", b"").replace(b"\x1b[<u", b""))
+        return "\n".join(self._emulator.display)
+
+    def wait_for(self, *words: str) -> None:
+        wait_until_all([self], lambda screens: all(word in screens[0] for word in words), str(words))
+
+    def leave(self, how: str) -> None:
+        """`q`, or as a dropped ssh and a killed terminal do; returns once it has ended."""
+        if how == "q":
+            self.write(b"q")
+        else:
+            os.kill(self.pid, signal.Signals[how])
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"it did not end after {how}"
+            self.read()
+
+
+def wait_until_all(cockpits: list[Cockpit], is_so: Callable[[list[str]], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so(screens := [cockpit.look() for cockpit in cockpits]):
+        assert time.monotonic() < deadline, "\n".join([f"{what} did not show:", *screens])
+
+
+def figures(screen: str) -> list[str]:
+    """All but the charts, whose window follows the run from where each cockpit began to look."""
+    lines = screen.splitlines()
+    charts = range(3, 28)
+    return [line[CHARTS_WIDTH:] if row in charts else line for row, line in enumerate(lines)]
+
+
+@pytest.fixture
+def attach() -> Iterator[Callable[[RunDir], Cockpit]]:
+    opened: list[Cockpit] = []
+
+    def open_one(run: RunDir) -> Cockpit:
+        opened.append(Cockpit(run))
+        return opened[-1]
+
+    yield open_one
+    for cockpit in opened:
+        cockpit.close()
+
+
+def losses_of(run: RunDir) -> list[float | None]:
+    return [r.event.loss_nats for r in read_all(run.journal) if isinstance(r.event, TrainStep)]
+
+
+def test_a_run_computes_the_same_whether_cockpits_come_and_go_or_not(runs: Runs) -> None:
+    """200 times attached and detached, in every way in which a cockpit ends."""
+    endless = ("train.num_iterations=1000000", "eval.every=500", "sample.every=off", "checkpoint.every=off")
+    watched = runs.train("watched", *endless)
+    ways = cycle(["q", "SIGHUP", "q", "SIGKILL", "q", "SIGTERM"])
+    for _ in range(rounds(4, 200)):
+        cockpit = Cockpit(watched)
+        try:
+            cockpit.wait_for("running", "live", "loss nats")
+            cockpit.leave(next(ways))
+        finally:
+            cockpit.close()
+    status = observe(watched)
+    assert (status.state, status.error, status.restarts, status.attempt) == ("running", None, 0, 1)
+    send_command(watched, "stop")
+    watch(watched, state_is("stopped"), PATIENCE_SECONDS)
+    wait_until_over(watched, runs.pid)
+    seen = losses_of(watched)
+    alone = runs.train("alone", *endless)
+    watch(alone, lambda r: isinstance(r.event, TrainStep) and r.event.step >= len(seen), 1200)
+    assert losses_of(alone)[: len(seen)] == seen
+    print(f"{rounds(4, 200)} cockpits came and went in {len(seen)} steps")
+
+
+def test_two_cockpits_see_the_same_and_what_one_asks_for_the_other_sees_happen(
+    runs: Runs, attach: Callable[[RunDir], Cockpit]
+) -> None:
+    run = runs.train("shared", "train.num_iterations=1000000", "sample.every=off", "checkpoint.every=off")
+    first = attach(run)
+    first.wait_for("running", "live", "loss nats")
+    second = attach(run)
+    second.wait_for("running", "live", "loss nats")
+    first.write(b"P")
+    wait_until_all([first, second], lambda both: all("paused" in screen for screen in both), "the pause")
+    second.write(b"P")
+    wait_until_all([first, second], lambda both: all("running" in screen for screen in both), "the way on")
+    send_command(run, "stop")
+    wait_until_all(
+        [first, second],
+        lambda both: (
+            all("stopped; continue it with" in screen for screen in both)
+            and figures(both[0]) == figures(both[1])
+        ),
+        "the same end",
+    )
+
+
+def test_a_supervisor_that_dies_under_an_open_cockpit_is_told_and_its_successor_watched(
+    runs: Runs, attach: Callable[[RunDir], Cockpit]
+) -> None:
+    run = runs.train("orphaned", "train.num_iterations=1000000", "sample.every=off", "checkpoint.every=off")
+    cockpit = attach(run)
+    cockpit.wait_for("running", "live", "loss nats")
+    kill_and_wait(runs.pid)
+    cockpit.wait_for("its supervisor died; the ranks train on", "from disk")
+    before = observe(run).step
+    runs.resume(run)
+    cockpit.wait_for("running", "live")
+    wait_until_all(
+        [cockpit], lambda screens: "its supervisor died" not in screens[0], "that it is well again"
+    )
+    wait_until(lambda: observe(run).step > before, "it trains on", PATIENCE_SECONDS)
+    cockpit.write(b"P")
+    cockpit.wait_for("paused")
+    send_command(run, "stop")
+    cockpit.wait_for("stopped; continue it with")
+    steps = [r.event.step for r in read_all(run.journal) if isinstance(r.event, TrainStep)]
+    assert steps == list(range(1, len(steps) + 1)), "no step is missing"
