@@ -181,6 +181,13 @@ def attach(
     read_only: Annotated[
         bool, typer.Option("--readonly", help="Only look: no key steers a run or touches a checkpoint.")
     ] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="In a browser of this machine; needs the extra `web`.")
+    ] = False,
+    port: Annotated[
+        int,
+        typer.Option("--port", metavar="N", min=0, max=65535, help="For --web; 0 takes one that is free."),
+    ] = 0,
 ) -> None:
     """Open the cockpit on a run: live, finished or crashed.
 
@@ -191,7 +198,14 @@ def attach(
     from trainer_daemon.contract.rundir import find_run
 
     is_far = run is not None and run.startswith(("ssh://", "tcp://"))
+    if is_far and web:
+        raise SpecError(
+            "--web shows runs of its own machine: start it there, and forward its port with ssh -L"
+        )
     found = find_run(run) if run and not is_far else None  # a name that is not there is told on any terminal
+    if web:
+        serve_in_browser(found, port, is_read_only=read_only)
+        return
     if not on_terminal():
         raise SpecError(
             "the cockpit needs a terminal; without one use: llmctl events RUN -f, or llmctl status RUN"
@@ -205,6 +219,32 @@ def attach(
     from tui.app import run_cockpit
 
     run_cockpit(found, is_read_only=read_only)
+
+
+def serve_in_browser(run: "RunDir | None", port: int, *, is_read_only: bool) -> None:
+    """Until Ctrl-C. Raises RefusedError when the extra is not installed, or the port is taken."""
+    from importlib.util import find_spec
+    from socket import create_server
+
+    from trainer_daemon.contract.errors import RefusedError
+
+    if find_spec("textual_serve") is None:
+        raise RefusedError(
+            "a cockpit in a browser needs textual-serve, which is not installed here: pip install 'llmctl[web]'"
+        )
+    from tui.web import LOOPBACK, CockpitServer
+
+    try:
+        listener = create_server((LOOPBACK, port))
+    except OSError as e:
+        raise RefusedError(f"port {port} cannot be had: {e.strerror}; choose another: --port 0") from e
+    with listener:
+        server = CockpitServer(listener, run, is_read_only=is_read_only)
+        out(server.address)
+        say(
+            "open it in a browser; whoever has this address can steer the run. Ctrl-C ends the page, not the run"
+        )
+        server.serve_until_signalled()
 
 
 def _attach_over_ssh(url: str, program: str, *, is_read_only: bool) -> None:

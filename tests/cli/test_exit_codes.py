@@ -54,6 +54,8 @@ from trainer_daemon.contract.spec import RunSpec
         (["sample", "done", "--live"], 6, "not training now"),
         (["attach", "done"], 2, "needs a terminal"),
         (["attach", "nobody"], 3, '"nobody" names no run'),
+        (["attach", "ssh://me@box/done", "--web"], 2, "forward its port with ssh -L"),
+        (["attach", "nobody", "--web"], 3, '"nobody" names no run'),
     ],
 )
 def test_every_refusal_says_what_to_change(
