@@ -67,3 +67,8 @@ def test_everything_but_the_engine_does_without_torch(module: str, tmp_path: Pat
 def test_a_rank_needs_nothing_that_a_bare_gpu_image_lacks(tmp_path: Path) -> None:
     loaded = modules_after("import trainer_daemon.processes.rank, trainer_daemon.engine.loop; ", tmp_path)
     assert not loaded & {"msgspec", "psutil", "zmq", "typer", "rich", "textual"}
+
+
+def test_the_first_frame_of_the_cockpit_waits_for_textual_alone(tmp_path: Path) -> None:
+    code = "import trainer_daemon.contract.rundir, tui.app; tui.app.load_settings(); "
+    assert not modules_after(code, tmp_path) & {"torch", "numpy", "pydantic", "zmq", "msgspec"}

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from trainer_daemon.contract.history import read_history
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
-from trainer_daemon.contract.status import RunStatus, observe
+from trainer_daemon.contract.status import RunStatus, judge
 from trainer_daemon.link.far import FarFeed, FarRun
 
 LinkState = Literal["live", "disk", "lost"]
@@ -131,7 +131,7 @@ class Watch(threading.Thread):
         assert self.link_state is not None
         life = self.link_state, run.supervisor_is_alive(), run.ranks_are_alive()
         if life != self._life:
-            self.observed = None if self.link_state == "live" else observe(run)
+            self.observed = None if self.link_state == "live" else judge(run)
             self._life = life
         self.is_caught_up = True
 

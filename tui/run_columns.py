@@ -1,12 +1,14 @@
 """The columns of the list of runs: what each shows, which field it is sorted by, and which of them a width has room for."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.contract.status import RunStatus
 from trainer_daemon.contract.text import printable
 from tui.chart.axis import compact, duration
@@ -14,6 +16,9 @@ from tui.run_query import Query, sorted_by
 from tui.run_row import RunRow
 from tui.run_view import RunView
 from tui.wording import UNKNOWN, count, fixed
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)

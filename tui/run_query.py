@@ -7,18 +7,22 @@ those of `llmctl status --json` and the keys of the spec, the latter also by the
 is not known of a run holds for no comparison. Pure functions; neither the cockpit's libraries nor numpy are loaded.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from trainer_daemon.contract.errors import SpecError, did_you_mean
 from trainer_daemon.contract.events import FINAL_STATES, State
-from trainer_daemon.contract.spec import RunSpec, flat_values
 from trainer_daemon.contract.status import RunStatus
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.spec import RunSpec
 
 EXAMPLE = "state:running val<0.9 depth>=12 fox"
 Facts = dict[str, Any]
@@ -79,6 +83,8 @@ class QueryError(SpecError):
 
 def facts_of(status: RunStatus, spec: RunSpec | None, now: float) -> Facts:
     """What can be asked of a run; of the spec nothing where it cannot be read."""
+    from trainer_daemon.contract.spec import flat_values
+
     facts = {name: value for name, value in asdict(status).items() if name not in _INTERNAL}
     facts["age_seconds"] = None if status.updated_at is None else max(0.0, now - status.updated_at)
     facts["error"] = status.error["message"] if status.error else None
@@ -89,6 +95,8 @@ def facts_of(status: RunStatus, spec: RunSpec | None, now: float) -> Facts:
 @lru_cache(maxsize=1)
 def known_fields() -> tuple[str, ...]:
     """All fields, those of the status first."""
+    from trainer_daemon.contract.spec import RunSpec, flat_values
+
     status = [field.name for field in fields(RunStatus) if field.name not in _INTERNAL]
     return (*dict.fromkeys([*status, "age_seconds", *flat_values(RunSpec())]),)
 

@@ -1,14 +1,18 @@
 """A run as a list of runs sees it: its status, its spec, and what a query can ask. Loads nothing heavy: `llmctl ls` reads it."""
 
+from __future__ import annotations
+
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.rundir import RunDir
-from trainer_daemon.contract.settings import present_spec
-from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.contract.status import RunStatus, observe
 from tui.run_query import Facts, facts_of
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class RunRow:
 
 def read_row(run: RunDir) -> RunRow:
     """Look at a run. Never raises for one that is damaged."""
+    from trainer_daemon.contract.settings import present_spec
+
     status, spec, error = None, None, ""
     try:
         status = observe(run)

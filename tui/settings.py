@@ -12,10 +12,9 @@ The cockpit itself only ever rewrites the line of the theme.
 
 import re
 import tomllib
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any, ClassVar, Literal
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import home
@@ -23,14 +22,15 @@ from trainer_daemon.contract.rundir import home
 DEFAULT_THEME = "llmctl-dark"
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+@dataclass(frozen=True)
+class Settings:
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     theme: str = DEFAULT_THEME
     mouse: bool = False
     """Off, the terminal's own selection works, and a dropped ssh leaves nothing behind."""
     symbols: Literal["braille", "block", "ascii"] = "braille"
-    keys: dict[str, str] = {}
+    keys: dict[str, str] = field(default_factory=dict)
     """Binding id -> the keys that do it, separated by commas."""
 
 
@@ -42,14 +42,24 @@ def load_settings() -> Settings:
     """What the file says; the defaults without one. Raises SpecError naming the line or the key that is wrong."""
     file = settings_file()
     try:
-        return Settings.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        return read_settings(tomllib.loads(file.read_text(encoding="utf-8")), str(file))
     except FileNotFoundError:
         return Settings()
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise SpecError(f"cannot read {file}: {e}") from e
+
+
+def read_settings(written: dict[str, Any], file: str) -> Settings:
+    """The settings that a table means. Raises SpecError naming `file` and the key that is wrong."""
+    # pydantic would be a third of the time to the first frame for those who have no such file
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Settings).validate_python(written)
     except ValidationError as e:
         wrong = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in e.errors())
-        raise SpecError(f"{file}: {wrong}; known keys: {', '.join(Settings.model_fields)}") from e
+        known = ", ".join(field.name for field in fields(Settings))
+        raise SpecError(f"{file}: {wrong}; known keys: {known}") from e
 
 
 def remember_theme(theme: str) -> None:

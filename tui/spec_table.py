@@ -1,16 +1,19 @@
 """A spec as a table: each value by section, with what it is in the preset, in other runs, and when it was changed."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from presets.loader import preset_tables
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import SettingChanged
-from trainer_daemon.contract.spec import RunSpec, Section, build_spec, flat_values, spec_differences
 from trainer_daemon.contract.text import printable
 from tui.wording import UNKNOWN, count
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.spec import RunSpec
 
 TOP_SECTION = "run"
 """Heading of the keys that stand in no section."""
@@ -48,6 +51,8 @@ def spec_lines(
     changes: Sequence[SettingChanged] = (),
 ) -> list[SpecLine]:
     """Every value of `spec` in the order of its sections. None: nothing to compare with."""
+    from trainer_daemon.contract.spec import flat_values
+
     values = flat_values(spec)
     preset_values = flat_values(preset) if preset else values
     other_values = flat_values(other) if other else values
@@ -67,6 +72,9 @@ def spec_lines(
 
 def preset_of(spec: RunSpec) -> RunSpec | None:
     """The preset that a spec was made from, as it is today; None where there is none such."""
+    from presets.loader import preset_tables
+    from trainer_daemon.contract.spec import build_spec
+
     if spec.preset is None:
         return None
     try:
@@ -85,6 +93,8 @@ def name_in_section(key: str) -> str:
 
 def differences_by_section(*specs: RunSpec) -> dict[str, dict[str, list[Any]]]:
     """`{"optim": {"optim.matrix_lr": [0.02, 0.03]}}`: only what is not the same in all of them."""
+    from trainer_daemon.contract.spec import spec_differences
+
     grouped: dict[str, dict[str, list[Any]]] = {}
     for key, values in spec_differences(*specs).items():
         grouped.setdefault(section_of(key), {})[key] = values
@@ -102,6 +112,8 @@ def spelled(value: Any) -> str:
 
 def description_of(key: str) -> str:
     """The docstring of the field, on one line."""
+    from trainer_daemon.contract.spec import RunSpec, Section
+
     section_name, _, name = key.rpartition(".")
     section: type[Section] = type(getattr(RunSpec(), section_name)) if section_name else RunSpec
     field = section.model_fields[name]

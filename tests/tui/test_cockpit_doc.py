@@ -4,7 +4,7 @@ import re
 import tomllib
 
 from tests.tui.cockpit_keys import DOCUMENT, written_anew
-from tui.settings import Settings
+from tui.settings import read_settings
 
 
 def test_the_keys_of_the_document_are_those_of_the_bindings() -> None:
@@ -14,7 +14,7 @@ def test_the_keys_of_the_document_are_those_of_the_bindings() -> None:
 
 def test_the_settings_of_the_document_are_settings() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    settings = Settings.model_validate(tomllib.loads(example))
+    settings = read_settings(tomllib.loads(example), DOCUMENT.name)
     assert set(settings.keys) <= set(
         re.findall(r"`([a-z_]+\.[a-z_0-9]+)` \|$", DOCUMENT.read_text(), re.MULTILINE)
     )

@@ -24,12 +24,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from trainer_daemon.contract.errors import NotFoundError, RefusedError, SpecError
-from trainer_daemon.contract.spec import RunSpec
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.spec import RunSpec
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 LOG_PATTERN = re.compile(r"supervisor|agent|rank-[0-9]{1,4}")
@@ -172,8 +172,13 @@ class RunDir:
         unfinished = len(decoder.getstate()[0])  # a character that the part's end cuts in two
         return text, start + len(data) - unfinished, size
 
-    def read_spec(self) -> RunSpec:
+    def read_spec(self) -> "RunSpec":
         """The frozen spec. Raises NotFoundError when the folder is not a run, SpecError when this version cannot read it."""
+        # pydantic and its models take a fifth of a second, which a cockpit's first frame does not need
+        from pydantic import ValidationError
+
+        from trainer_daemon.contract.spec import RunSpec
+
         try:
             return RunSpec.model_validate_json(self.spec_file.read_bytes())
         except FileNotFoundError as e:
@@ -229,7 +234,7 @@ class Origin:
     """Its folder."""
 
 
-def create_run(name: str, spec: RunSpec, origin: Origin | None = None) -> tuple[RunDir, int]:
+def create_run(name: str, spec: "RunSpec", origin: Origin | None = None) -> tuple[RunDir, int]:
     """A new run folder, and its run.lock already held by this process: it appears whole and alive, or not at all.
 
     Raises RefusedError when the name is taken or the folder cannot be made.

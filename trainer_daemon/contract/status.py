@@ -32,7 +32,6 @@ from trainer_daemon.contract.events import (
 )
 from trainer_daemon.contract.journal import Record, read_all
 from trainer_daemon.contract.rundir import RunDir
-from trainer_daemon.contract.settings import present_spec
 from trainer_daemon.contract.transitions import BY_RANKS
 from trainer_daemon.contract.wire import VERSION
 
@@ -241,15 +240,23 @@ def fold_journal(run: RunDir, status: RunStatus) -> RunStatus:
 
 
 def observe(run: RunDir) -> RunStatus:
-    """What the run is now, by its journal and its locks. Costs a few milliseconds and needs no daemon."""
-    # the locks are read first: a run that ends in between is then seen with its last words, not as crashed
-    supervisor, ranks = run.supervisor_is_alive(), run.ranks_are_alive()
-    status = fold_journal(run, load_snapshot(run))
+    """What the run is now, by its journal and its locks, with its spec's words. Costs a few milliseconds and needs no daemon."""
+    from trainer_daemon.contract.settings import present_spec  # pydantic, which `judge` does without
+
+    status = judge(run)
     with suppress(
         LlmctlError
     ):  # a spec that cannot be read has no words, and what the run is can be said without
         spec = present_spec(run)
         status.tag, status.notes = spec.tag, spec.notes
+    return status
+
+
+def judge(run: RunDir) -> RunStatus:
+    """What the run is now, by its journal and its locks alone."""
+    # the locks are read first: a run that ends in between is then seen with its last words, not as crashed
+    supervisor, ranks = run.supervisor_is_alive(), run.ranks_are_alive()
+    status = fold_journal(run, load_snapshot(run))
     if status.state in FINAL_STATES or supervisor:
         return status
     if ranks:

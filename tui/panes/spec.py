@@ -1,8 +1,10 @@
 """The spec of the run in sight: every value, what it is in its preset and in another run, what became of it while it trained."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -15,8 +17,6 @@ from textual.widgets import Input
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import SettingChanged
 from trainer_daemon.contract.rundir import RunDir, all_runs
-from trainer_daemon.contract.settings import present_spec
-from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.contract.text import printable
 from tui.chart.palette import Palette
 from tui.ink import GREEN, ORANGE, SKY, hue, palette_of
@@ -29,6 +29,9 @@ from tui.widgets.lines import Lines
 from tui.widgets.search import SearchInput
 from tui.widgets.spec_sheet import SheetRow, SpecSheet
 from tui.widgets.table import Table
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ class SpecPane(Pane):
         self._run: RunDir | None = None
         self._other: RunDir | None = None
         self._specs: ReadSpecs | None = None
+        self._is_read = False
+        """Specs are read when they are first looked at: that loads pydantic, a fifth of a second that charts do not wait for."""
         self._error = ""
         self._changes: Sequence[SettingChanged] = ()
         self._sought = ""
@@ -99,12 +104,13 @@ class SpecPane(Pane):
         self._run, self._specs, self._error, self._changes = run, None, "", ()
         if self._other is not None and self._other.path == run.path:
             self._other = None
-        self._read()
+        self._is_read = False
 
     def draw(self, state: RunState, changed: set[Area]) -> None:
         has_changed = len(state.setting_changes) != len(self._changes)
-        if has_changed:
-            self._changes = tuple(state.setting_changes)
+        self._changes = tuple(state.setting_changes) if has_changed else self._changes
+        if has_changed or not self._is_read:
+            self._is_read = True
             self._read()
         if has_changed or {"samples", "checkpoints"} <= changed:
             self._draw()
@@ -116,6 +122,8 @@ class SpecPane(Pane):
 
     @work(thread=True, group="spec", exclusive=True)
     def _read(self) -> None:
+        from trainer_daemon.contract.settings import present_spec
+
         run, other = self._run, self._other
         if run is None:
             return

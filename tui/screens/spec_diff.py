@@ -1,19 +1,23 @@
 """In what the specs of several runs differ: only that, by section, a column a run."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from trainer_daemon.contract.spec import RunSpec
 from tui.ink import SKY, hue, palette_of
 from tui.spec_table import differences_by_section, name_in_section, spelled
 from tui.widgets.lines import Lines
 from tui.widgets.spec_sheet import SheetRow, SpecSheet
 from tui.widgets.table import Table
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.spec import RunSpec
 
 LONG = 16
 """A value of more cells is told in full below the table."""
