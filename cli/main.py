@@ -9,13 +9,11 @@ answers in a tenth of a second. stdout is data, stderr is narration.
 
 import errno
 import os
-import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +37,7 @@ from cli import (
     tokenizer,
     watch,
 )
-from cli.printing import out, say
+from cli.printing import out, ready_streams, say
 
 OUR_BUG = 1
 NOT_OUR_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -120,11 +118,7 @@ for group in data.data, tokenizer.tokenizer, keys.keys:
 
 def app() -> int:
     """The program `llmctl`."""
-    # a reader that goes away, such as `head`, ends us quietly, as it does any filter
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a command
+    ready_streams()
     return main(sys.argv[1:])
 
 

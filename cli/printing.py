@@ -4,10 +4,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -179,6 +181,15 @@ def duration(seconds: float | None) -> str:
 def clock(wall: float | None) -> str:
     """Local date and time of a wall clock reading."""
     return "-" if wall is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall))
+
+
+def ready_streams() -> None:
+    """What every program of ours does first."""
+    # a reader that goes away, such as `head`, ends us quietly, as it does any filter
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end a command
 
 
 def on_terminal() -> bool:

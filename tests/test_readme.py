@@ -19,7 +19,7 @@ CODE = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
 
 
 def llmctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from cli.main import app; raise SystemExit(app())", *arguments]
+    command = [sys.executable, "-c", "from cli.entry import app; raise SystemExit(app())", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 

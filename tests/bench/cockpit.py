@@ -28,7 +28,7 @@ COLUMNS, ROWS = 120, 40
 POINTS = 100_000
 SLOW_LINK = 32 * 1024
 PATIENCE_SECONDS = 120.0
-LLMCTL = "from cli.main import app; app()"
+LLMCTL = "from cli.entry import app; app()"
 
 
 class Watched:

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
 ]
-LLMCTL = [sys.executable, "-c", "from cli.main import app; raise SystemExit(app())"]
+LLMCTL = [sys.executable, "-c", "from cli.entry import app; raise SystemExit(app())"]
 WAIT_SECONDS = 90.0
 
 

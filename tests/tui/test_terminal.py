@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.tui.terminal import PtyProcess
+from trainer_daemon.contract.rundir import home
 from tui.settings import settings_file
 
 if TYPE_CHECKING:
@@ -27,6 +28,15 @@ import sys
 from trainer_daemon.contract.rundir import find_run
 from tui.app import run_cockpit
 run_cockpit(find_run("fox"))
+"""
+ATTACH = """
+import os, sys
+sys.argv[1:] = ["attach", sys.argv[1]]
+from cli.entry import app
+code = app()
+with open(os.path.join(os.environ["LLMCTL_HOME"], "modules"), "w") as file:
+    file.write(" ".join(sys.modules))
+sys.exit(code)
 """
 BROKEN = """
 from trainer_daemon.contract.rundir import find_run
@@ -189,3 +199,21 @@ def test_the_cockpit_never_loads_torch_and_paints_before_it_loads_numpy(terminal
     terminal.wait_for("[] loaded")
     everything = "import sys, tui.screens.cockpit; print('torch' in sys.modules, 'is the word')"
     opened(terminals, everything).wait_for("False is the word")
+
+
+def test_attaching_opens_the_run_and_loads_no_other_command(terminals: list[Terminal]) -> None:
+    terminals.append(terminal := Terminal(ATTACH, "fox"))
+    terminal.wait_for("completed")
+    terminal.wait_for("detach")
+    os.write(terminal.main, b"q")
+    assert terminal.wait_for_end() == 0
+    terminal.assert_given_back()
+    loaded = (home() / "modules").read_text().split()
+    assert "numpy" in loaded
+    assert not {"typer", "torch", "cli.main"} & set(loaded)
+
+
+def test_attaching_to_what_is_no_run_says_so(terminals: list[Terminal]) -> None:
+    terminals.append(terminal := Terminal(ATTACH, "nobody"))
+    assert terminal.wait_for_end() == 3
+    assert b'error: "nobody" names no run' in terminal.sent
