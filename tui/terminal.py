@@ -12,7 +12,8 @@ from types import FrameType
 
 from textual.app import App
 
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""asyncio's own way with SIGINT, to cancel the main task, is lost where Textual takes a cancellation for a child's."""
 PATIENCE_SECONDS = 2.0
 """How long the app may take to end in its own way after a signal."""
 RESTORE = (
@@ -60,7 +61,7 @@ def given_back(end: Callable[[], None]) -> Iterator[None]:
 
     def last_resort() -> None:
         restore()
-        os._exit(128 + received[0])
+        os._exit(_exit_code(received[0]))
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if not received:
@@ -81,4 +82,9 @@ def given_back(end: Callable[[], None]) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if received:
-        sys.exit(128 + received[0])
+        sys.exit(_exit_code(received[0]))
+
+
+def _exit_code(number: int) -> int:
+    """Ctrl-C is a way to leave, and leaves with success."""
+    return 0 if number == signal.SIGINT else 128 + number

@@ -21,7 +21,7 @@ from tui.settings import settings_file
 if TYPE_CHECKING:
     from tests.tui.conftest import Runs
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 90.0
 
 WATCH = """
 import sys
