@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from textual.widgets import DataTable
@@ -96,7 +96,7 @@ def test_checkpoints_lie_on_the_held_out_score_or_else_on_the_loss(runs: Runs) -
 
 @pytest.mark.parametrize("symbols", ["braille", "ascii"])
 async def test_marks_are_on_the_charts_with_a_legend_until_a_key_puts_them_away(
-    runs: Runs, symbols: str
+    runs: Runs, symbols: Literal["braille", "ascii"]
 ) -> None:
     written = eventful(runs)
     settings = Settings(symbols=symbols)
