@@ -9,13 +9,11 @@ from typing import ClassVar
 
 from rich.style import Style
 from textual import events
-from textual.app import RenderResult
 from textual.binding import Binding, BindingType
 from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tui.chart import view as views
 from tui.chart.axis import Span
@@ -27,12 +25,13 @@ from tui.chart.symbols import BRAILLE, Symbols
 from tui.chart.view import Bounds, View
 from tui.ink import palette_of
 from tui.store import X_AXES, XAxis
+from tui.widgets.ready import Ground, ReadyRows
 
 FigureSource = Callable[[XAxis, float], Figure]
 """(x axis, smoothing decay or 0) -> what to draw now. Called once for each drawing."""
 
 
-class Chart(Widget, can_focus=True):
+class Chart(ReadyRows, can_focus=True):
     """One figure, looked at through a `View` that the keys change. Call `redraw` when its source has something new."""
 
     DEFAULT_CSS = """
@@ -160,10 +159,8 @@ class Chart(Widget, can_focus=True):
         self._data: Span | None = None
         self._bounds: Bounds | None = None
         self._rows: list[Row] = []
-        self._drawn_on: tuple[int, int, Style] | None = None
+        self._drawn_on: tuple[int, int, Ground] | None = None
         """Width, height and ground of what was drawn last."""
-        self._strips: list[Strip] = []
-        """The rows on that ground."""
 
     def redraw(self) -> None:
         """Ask the source, draw, and refresh the rows that changed."""
@@ -178,24 +175,18 @@ class Chart(Widget, can_focus=True):
             figure, self.view, width, height, self._palette(), symbols=self.symbols, previous=previous
         )
         self._data, self._bounds = x_extent(figure, log_x=self.view.log_x), drawing.bounds
-        ground = self.rich_style
+        ground = self.ground
         is_new = (width, len(drawing.rows), ground) != self._drawn_on
         changed = [y for y, row in enumerate(drawing.rows) if is_new or row != self._rows[y]]
         self._rows, self._drawn_on = drawing.rows, (width, len(drawing.rows), ground)
         if is_new:
             self._strips = [Strip.blank(width)] * len(drawing.rows)
         for y in changed:
-            self._strips[y] = Strip(drawing.rows[y], width).apply_style(ground)
+            self._strips[y] = self.filtered(Strip(drawing.rows[y], width).apply_style(ground.style))
         if is_new:
             self.refresh()
         elif changed:
             self.refresh(*(Region(0, y, width, 1) for y in changed))
-
-    def render_line(self, y: int) -> Strip:
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
-
-    def render(self) -> RenderResult:
-        raise AssertionError("drawn line by line")
 
     def _palette(self) -> Palette:
         palette = palette_of(self.app)

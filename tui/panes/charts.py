@@ -9,7 +9,7 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal
+from textual.containers import Container
 from textual.message import Message
 from textual.widgets import ContentSwitcher
 
@@ -24,6 +24,7 @@ from tui.panes.pane import Pane
 from tui.run_state import Area, RunState
 from tui.store import XAxis
 from tui.widgets.lines import Lines
+from tui.widgets.ready import Backdrop, Side, Views
 
 LEAST_CHART = (36, 8)
 """Cells (wide, high) below which a chart says too little."""
@@ -84,7 +85,7 @@ class RunChart(Chart):
         return figure(self.state, self.spec, axis, decay, self.others)
 
 
-class ChartGrid(Container):
+class ChartGrid(Container, Backdrop):
     """As many charts as can be read; the others are pages away. One of them can have it all."""
 
     DEFAULT_CSS = """
@@ -231,12 +232,12 @@ class ChartsPane(Pane):
 
     def compose(self) -> ComposeResult:
         yield Lines(id="strip")
-        with Horizontal(id="upper"):
-            with ContentSwitcher(initial="grid", id="switch"):
+        with Side(id="upper"):
+            with Views(initial="grid", id="switch"):
                 yield ChartGrid()
                 yield Lines(id="preparing")
             yield Lines(id="readings")
-        with Horizontal(id="lower"):
+        with Side(id="lower"):
             yield Lines(id="sample")
             yield Lines(id="events")
 

@@ -8,9 +8,10 @@ from textual.widget import Widget
 
 from tui.key_names import Hint
 from tui.run_state import Area, RunState
+from tui.widgets.ready import Backdrop
 
 
-class Pane(Container):
+class Pane(Container, Backdrop):
     """One view. Drawn only while it is in sight; when it comes into sight, all areas are said to have changed."""
 
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"

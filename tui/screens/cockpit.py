@@ -56,6 +56,7 @@ from tui.spec_form import Draft
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
+from tui.widgets.ready import Backdrop, Views
 from tui.widgets.search import SearchInput
 from tui.widgets.transcript import Transcript
 from tui.wording import count
@@ -104,7 +105,7 @@ def key_sections() -> list[Section]:
     ]
 
 
-class CockpitScreen(Screen[None]):
+class CockpitScreen(Screen[None], Backdrop):
     DEFAULT_CSS = """
     CockpitScreen { layout: vertical; }
     CockpitScreen #headline { height: 1; background: $surface; }
@@ -242,7 +243,7 @@ class CockpitScreen(Screen[None]):
         yield Lines([Text()], id="headline")
         yield Lines(id="meter")
         yield Lines(id="banner")
-        with ContentSwitcher(initial="charts", id="panes"):
+        with Views(initial="charts", id="panes"):
             yield ChartsPane(id="charts")
             yield SamplesPane(id="samples")
             yield CheckpointsPane(id="checkpoints")

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
-from rich.text import Text
-from textual.app import RenderResult
+from rich.text import Span, Text
 from textual.geometry import Region, Size
 from textual.strip import Strip
-from textual.widget import Widget
+
+from tui.widgets.ready import Ground, ReadyRows
+
+Spelled = tuple[str, str | Style, list[Span]]
+"""All that decides what a Text looks like."""
 
 
-class Lines(Widget):
+class Lines(ReadyRows):
     """As many rows as it is given; `height: auto` follows. Longer lines are cut, never wrapped."""
 
     DEFAULT_CSS = "Lines { height: auto; width: 1fr; }"
@@ -26,7 +29,9 @@ class Lines(Widget):
     ) -> None:
         super().__init__(id=id, classes=classes)
         self._lines = list(lines)
-        self._strips: list[Strip] = []
+        self._drawn: list[Spelled] = []
+        """What the strips say."""
+        self._drawn_on: tuple[int, Ground] | None = None
 
     def show(self, lines: Sequence[Text]) -> None:
         """Draw these from now on."""
@@ -47,13 +52,22 @@ class Lines(Widget):
     def _draw(self) -> None:
         if not self.is_attached:
             return
-        width, ground = self.content_size.width, self.rich_style
-        strips = [line_strip(line, width, ground, self.app.console) for line in self._lines]
-        old, self._strips = self._strips, strips
-        if len(old) != len(strips):
+        width, ground = self.content_size.width, self.ground
+        old = self._drawn if self._drawn_on == (width, ground) else []
+        self._drawn_on = width, ground
+        self._drawn = [(line.plain, line.style, list(line.spans)) for line in self._lines]
+        changed = [y for y, spelled in enumerate(self._drawn) if y >= len(old) or spelled != old[y]]
+        is_longer_or_shorter = len(self._strips) != len(self._lines)
+        strips = self._strips[: len(self._lines)]
+        strips += [Strip.blank(width)] * (len(self._lines) - len(strips))
+        self._strips = strips
+        before = [strips[y] for y in changed]
+        for y in changed:
+            strips[y] = self.filtered(line_strip(self._lines[y], width, ground.style, self.app.console))
+        if is_longer_or_shorter:
             self.refresh()
-        elif changed := [y for y, strip in enumerate(strips) if strip != old[y]]:
-            self.refresh(*(Region(0, y, width, 1) for y in changed))
+        elif seen := [y for y, strip in zip(changed, before, strict=True) if strips[y] != strip]:
+            self.refresh(*(Region(0, y, width, 1) for y in seen))
 
     def on_resize(self) -> None:
         self._draw()
@@ -68,18 +82,9 @@ class Lines(Widget):
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002
         return len(self._lines)
 
-    def render_line(self, y: int) -> Strip:
-        if y < len(self._strips):
-            return self._strips[y]
-        return Strip.blank(self.content_size.width, self.rich_style)
-
-    def render(self) -> RenderResult:
-        raise AssertionError("drawn line by line")
-
 
 def line_strip(line: Text, width: int, ground: Style, console: Console) -> Strip:
-    """One line as a strip of exactly `width` cells on the widget's own ground. That is handed over because asking Textual
-    for it line by line costs more than all the drawing."""
+    """One line as a strip of exactly `width` cells on a ground."""
     if line.cell_len > width:
         line = line.copy()
         line.truncate(width, overflow="ellipsis")

@@ -10,6 +10,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 from tui.widgets.lines import Lines
+from tui.widgets.ready import Backdrop
 
 
 class PromptInput(Input):
@@ -47,7 +48,7 @@ class PromptInput(Input):
         self.post_message(self.Left())
 
 
-class PromptLine(Horizontal):
+class PromptLine(Horizontal, Backdrop):
     DEFAULT_CSS = """
     PromptLine { height: 1; background: $surface; }
     PromptLine #prompt-target { width: auto; padding: 0 1; background: $surface; }
