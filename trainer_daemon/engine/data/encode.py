@@ -11,9 +11,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,10 @@ def _pool(
     tokenizer: Tokenizer, tokenizer_file: Path, workers: int, *, in_processes: bool
 ) -> Iterator[Callable[[list[Document]], "Future[Encoded]"]]:
     pool: Executor
+    begun_by: AbstractContextManager[None] = nullcontext()
     if in_processes:
+        resource_tracker.ensure_running()  # else begun with the first worker, and it lets interrupts in again
+        begun_by = _Uninterrupted()
         # spawn: a fork of a process with threads, as every rank is, may copy a lock that nobody will let go of
         pool = ProcessPoolExecutor(
             workers, multiprocessing.get_context("spawn"), _begin_worker, (str(tokenizer_file),)
@@ -129,10 +133,25 @@ def _pool(
     else:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
         work = partial(encode_batch, tokenizer)
+
+    def submit(batch: list[Document]) -> "Future[Encoded]":
+        with begun_by:  # this may start a worker
+            return pool.submit(work, batch)
+
     try:
-        yield lambda batch: pool.submit(work, batch)
+        yield submit
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Uninterrupted(AbstractContextManager[None]):
+    """SIGINT waits outside: a process begun in here is born with it blocked, and Ctrl-C does not hit it half begun."""
+
+    def __enter__(self) -> None:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
 
 _tokenizer: Tokenizer | None = None
