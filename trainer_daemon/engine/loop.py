@@ -1,6 +1,7 @@
 """The training loop, to be read aloud. Every rank runs it; each duty says who takes part.
 
-It does not know that it is watched: it is handed a job whose `emit` takes events and whose `commands` gives requests. All ranks turn at the same step boundary, because the wish to turn rides on the reduce that every step makes.
+It does not know that it is watched: it is handed a job whose `emit` takes events and whose `commands` gives requests.
+All ranks turn at the same step boundary, because the wish to turn rides on the reduce that every step makes.
 """
 
 from math import isfinite

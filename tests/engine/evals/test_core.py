@@ -17,6 +17,7 @@ from trainer_daemon.contract.core_tasks import CORE_TASKS, CoreTask, TaskKind
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.events import CoreScored, CoreTaskScored, Notice
 from trainer_daemon.contract.spec import EvalSpec, build_spec
+from trainer_daemon.engine.data.prepare import with_absolute_paths
 from trainer_daemon.engine.evals.core import Scored, count_right, open_core, scored_texts, texts_of
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "eval"
@@ -213,6 +214,19 @@ def test_what_cannot_be_asked_is_refused_before_training_and_never_ends_it(
     assert [text.partition(" was not measured: eval.core_source")[0] for text in told] == [
         f"CORE at step {step}" for step in (5, 10, 12)
     ]
+
+
+def test_a_folder_named_from_where_one_stands_is_found_by_a_daemon_that_stands_elsewhere(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = tiny_spec("eval.core_every=5", "eval.core_source=mine")
+    assert with_absolute_paths(spec, home).eval.core_source == str(tmp_path / "mine")
+    with pytest.raises(SpecError, match=r"eval\.core_source: there is nothing at .*nowhere"):
+        with_absolute_paths(tiny_spec("eval.core_every=5", "eval.core_source=nowhere"), home)
+    # one that asks for no CORE needs no folder
+    assert with_absolute_paths(tiny_spec("eval.core_source=nowhere"), home).eval.core_source == "nowhere"
 
 
 class DeletesWhenAsked(Recorder):

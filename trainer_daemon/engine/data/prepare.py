@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from trainer_daemon.contract.errors import RefusedError, SpecError
 from trainer_daemon.contract.hardware import usable_cores
 from trainer_daemon.contract.rundir import fsync_folder, write_json
-from trainer_daemon.contract.spec import DataSpec, RunSpec, TokenizerSpec
+from trainer_daemon.contract.spec import DataSpec, RunSpec, Section, TokenizerSpec
 from trainer_daemon.contract.vocabulary import PUBLISHED, TRAINED, tokenizer_file
 from trainer_daemon.engine.data.published import check_hash, open_tokenizer
 from trainer_daemon.engine.data.shards import (
@@ -162,10 +162,13 @@ def with_absolute_paths(spec: RunSpec, home: Path) -> RunSpec:
         data["held_out"] = resolve_path(spec.data.held_out, home, "data.held_out")
     if spec.tokenizer.name not in (TRAINED, *PUBLISHED):
         tokenizer["name"] = str(tokenizer_file(spec.tokenizer.name, home).absolute())
-    parts = {
+    parts: dict[str, Section] = {
         "data": spec.data.model_copy(update=data),
         "tokenizer": spec.tokenizer.model_copy(update=tokenizer),
     }
+    if spec.eval.core_every != "off":
+        core = resolve_path(spec.eval.core_source, home, "eval.core_source")
+        parts["eval"] = spec.eval.model_copy(update={"core_source": core})
     return spec.model_copy(update=parts)
 
 
