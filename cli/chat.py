@@ -305,8 +305,6 @@ class Conversation:
                 known[word](value.strip())
             else:
                 say(f"{word} is not known; /help lists what is")
-        except ValueError as e:
-            say(f"{word} takes a number: {e}")
         except (LlmctlError, OSError) as e:
             say(f"{word}: {e}")
         return True
@@ -353,9 +351,14 @@ class Conversation:
         self.drawing = replace(self.drawing, stop=() if value in ("", "off") else (*self.drawing.stop, value))
 
     def _set_number(self, name: str, kind: type[int] | type[float], value: str) -> None:
+        from trainer_daemon.contract.errors import SpecError
         from trainer_daemon.contract.generation import Generation
 
-        number = None if name == "top_k" and value in ("off", "none", "all") else kind(value)
+        try:
+            number = None if name == "top_k" and value in ("off", "none", "all") else kind(value)
+        except ValueError as e:
+            what = "a whole number" if kind is int else "a number"
+            raise SpecError(f'it takes {what}, got "{value}"') from e
         self.drawing = Generation(**{**asdict(self.drawing), name: number})
 
 

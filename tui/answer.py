@@ -70,16 +70,18 @@ class Answer:
         return (len(self.tokens) - 1) / (self.seconds - self.first_token_seconds)
 
     def words(self) -> Iterator[str]:
-        """What is to be said about it, in short."""
-        if self.device:
-            yield self.device
+        """What is to be said about it, in short, and first what changes: a narrow column cuts the rest."""
+        if self.device is None and not self.is_over:
+            yield "loading"
         if self.first_token_seconds is not None:
             yield f"first token {1000 * self.first_token_seconds:.0f} ms"
         if (speed := self.tokens_per_second) is not None:
             yield f"{speed:.0f} tok/s"
-        if self.tokens:
-            yield f"{len(self.tokens)} tokens"
         if self.forgotten:
             yield f"forgot {self.forgotten}"
         if self.finish_reason == "end":
             yield "ended"
+        if self.tokens:
+            yield f"{len(self.tokens)} tokens"
+        if self.device:
+            yield self.device

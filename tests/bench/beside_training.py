@@ -2,12 +2,16 @@
 
 A real run of the embedded default trains under its supervisor, beside it a real worker writes one text
 after the other from the run's first checkpoint. Each thread of either may have the same part of the cores: with T
-threads that train and W that write on C cores a step may take (T + W) / C as long, and no longer.
+threads that train and W that write on C cores a step may take (T + W) / C as long, and no longer. A block beside the
+worker is compared with the blocks before and after it, since other work on the machine comes and goes. On a machine so
+busy that a step takes many times as long, there are fewer blocks, not more minutes; several threads that train wait for
+each other many times a step there, so that one thread (THREADS) tells more.
 
-    python -m tests.bench.beside_training [PAIRS]
+    python -m tests.bench.beside_training [PAIRS] [THREADS]
 """
 
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -31,9 +35,15 @@ from trainer_daemon.link.inference import Worker, open_worker
 from trainer_daemon.supervisor.detach import start_supervisor
 from trainer_daemon.supervisor.sweep import kill_run_processes
 
-BLOCK_STEPS = 20
-LONGEST_WAIT_SECONDS = 300.0
+BLOCK_STEPS, BLOCK_SECONDS = 4, 6.0
+"""A block has at least so many steps and takes at least so long."""
+ENOUGH_SECONDS = 180.0
+"""Once blocks have been taken for so long, no further pair is begun."""
+LONGEST_WAIT_SECONDS = 600.0
+"""For any one thing to happen; the run has a tokenizer to learn before its first step."""
 OVERRIDES = (
+    "train.micro_batch_size=8",
+    "train.global_batch_tokens=2048",  # a quarter: more steps to take the median of
     "train.num_iterations=1000000",
     "schedule.warmup_steps=1",
     "eval.every=off",
@@ -89,11 +99,12 @@ def awaited(feed: Feed, wanted: Callable[[Event], bool]) -> list[Event]:
 def step_seconds(feed: Feed) -> float:
     """Median of the next block; the step under way when it begins is left out."""
     feed.poll(0)
-    first = awaited(feed, lambda e: isinstance(e, TrainStep))
-    steps = [e for e in first if isinstance(e, TrainStep)]
-    last = steps[-1].step + BLOCK_STEPS
-    seen = awaited(feed, lambda e: isinstance(e, TrainStep) and e.step >= last)
-    return median(e.step_seconds for e in seen if isinstance(e, TrainStep))
+    awaited(feed, lambda e: isinstance(e, TrainStep))
+    steps: list[float] = []
+    while len(steps) < BLOCK_STEPS or sum(steps) < BLOCK_SECONDS:
+        seen = awaited(feed, lambda e: isinstance(e, TrainStep))
+        steps += [e.step_seconds for e in seen if isinstance(e, TrainStep)]
+    return median(steps)
 
 
 def measure(run: RunDir, pairs: int) -> None:
@@ -111,35 +122,43 @@ def measure(run: RunDir, pairs: int) -> None:
         trains, cores = started.threads_per_rank, usable_cores()
         fair = max(1.0, (trains + writes) / cores)
         print(
-            f"{trains} threads train, {writes} write ({loaded.device}), {cores} cores: fair is x {fair:.2f}"
+            f"{trains} threads train, {writes} write ({loaded.device}), {cores} cores: fair is x {fair:.2f}; "
+            f"{psutil.getloadavg()[0]:.1f} threads ran in the last minute"
         )
-        ratios, speeds, firsts, shares = [], [], [], []
-        for pair in range(pairs):
-            without = step_seconds(feed)
+        ratios: list[float] = []
+        speeds, firsts, shares = [], [], []
+        first_block, before = time.monotonic(), step_seconds(feed)
+        while len(ratios) < pairs and (not ratios or time.monotonic() - first_block < ENOUGH_SECONDS):
             used, begun = sum(process.cpu_times()[:2]), time.perf_counter()
             writing = Writing(worker, run.checkpoints / name)
-            beside = step_seconds(feed)
-            writing.stop()
+            try:
+                beside = step_seconds(feed)
+            finally:
+                writing.stop()
             seconds = time.perf_counter() - begun
-            ratios.append(beside / without)
+            after = step_seconds(feed)
+            ratios.append(beside / ((before + after) / 2))
             speeds.append(writing.tokens / seconds)
             shares.append((sum(process.cpu_times()[:2]) - used) / seconds)
             firsts += writing.first_token_seconds
             print(
-                f"  pair {pair}: step {1e3 * without:.0f} ms alone, {1e3 * beside:.0f} ms beside: x {ratios[-1]:.2f}; "
-                f"{speeds[-1]:.0f} tok/s with {shares[-1]:.2f} of a core",
+                f"  step {1e3 * before:.0f} ms alone, {1e3 * beside:.0f} beside, {1e3 * after:.0f} alone: "
+                f"x {ratios[-1]:.2f}; {speeds[-1]:.0f} tok/s with {shares[-1]:.2f} of a core",
                 flush=True,
             )
+            before = after
         print(
-            f"median: x {median(ratios):.2f} of fair x {fair:.2f}; {median(speeds):.0f} tok/s, "
+            f"median of {len(ratios)}: x {median(ratios):.2f} of fair x {fair:.2f}; {median(speeds):.0f} tok/s, "
             f"{median(shares):.2f} of a core, first token after {1e3 * median(firsts):.0f} ms"
         )
 
 
-def main(pairs: int = 6) -> None:
+def main(pairs: int = 6, threads: int | None = None) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
     with tempfile.TemporaryDirectory() as home:
         os.environ["LLMCTL_HOME"] = home
-        spec = build_spec(preset_tables("stories"), list(OVERRIDES))
+        chosen = [f"runtime.threads_per_rank={threads}"] if threads else []
+        spec = build_spec(preset_tables("stories"), [*OVERRIDES, *chosen])
         report = start_supervisor({"name": "beside", "spec": spec.model_dump(mode="json")})
         run, supervisor = RunDir(Path(report.path)), psutil.Process(report.pid)
         try:

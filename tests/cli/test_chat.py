@@ -95,30 +95,31 @@ def test_when_the_model_ends_its_text_the_next_part_begins_another(
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "words"),
     [
-        "/max",
-        "/max 0",
-        "/max x",
-        "/temperature 11",
-        "/temperature nan",
-        "/seed -1",
-        "/foo",
-        "/top-p 0",
-        "/save",
-        "/checkpoint nobody",
-        "/edit",
-        "/save /nowhere/x",
-        "/checkpoint done@77",
+        ("/max", 'it takes a whole number, got ""'),
+        ("/max 0", "max_tokens must be 1 to"),
+        ("/max 2.5", 'it takes a whole number, got "2.5"'),
+        ("/temperature hot", 'it takes a number, got "hot"'),
+        ("/temperature 11", "temperature must be 0 to 10"),
+        ("/temperature nan", "temperature must be 0 to 10"),
+        ("/seed -1", "seed must be 0 or more"),
+        ("/foo", "/foo is not known"),
+        ("/top-p 0", "top_p must be above 0"),
+        ("/save", "where to?"),
+        ("/checkpoint nobody", "names no run"),
+        ("/edit", "nothing stands yet"),
+        ("/save /nowhere/x", "No such file"),
+        ("/checkpoint done@77", "the nearest is done@20"),
     ],
 )
 def test_a_chat_command_that_makes_no_sense_changes_nothing(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], parrot: Parrot, line: str
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], parrot: Parrot, line: str, words: str
 ) -> None:
     chat = Conversation(checkpoint, DRAWING)
     assert chat.obey(line)
     assert (chat.drawing, chat.turns) == (DRAWING, [])
-    assert capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 class Impatient(io.StringIO):

@@ -16,7 +16,7 @@ def piece(text: str, count: int, *, done: bool = False) -> Piece:
 
 def test_an_answer_knows_its_speed_and_its_wait() -> None:
     answer = Answer("fox@40", "Once")
-    assert (list(answer.words()), answer.tokens_per_second, answer.is_over) == ([], None, False)
+    assert (list(answer.words()), answer.tokens_per_second, answer.is_over) == (["loading"], None, False)
     answer.device = "CPU, 1 thread"
     answer.take(piece(" upon", 1), 0.25)
     assert answer.tokens_per_second is None
@@ -24,15 +24,15 @@ def test_an_answer_knows_its_speed_and_its_wait() -> None:
     answer.take(piece(" ti\x1b[31mme", 3, done=True), 0.75)
     assert answer.is_over
     assert [token.text for token in answer.tokens] == [" upon", " a", " time"]
-    assert list(answer.words()) == ["CPU, 1 thread", "first token 250 ms", "4 tok/s", "3 tokens"]
+    assert list(answer.words()) == ["first token 250 ms", "4 tok/s", "3 tokens", "CPU, 1 thread"]
 
 
 def test_a_last_piece_without_a_token_is_no_token() -> None:
-    answer = Answer("fox@40", "Once")
+    answer = Answer("fox@40", "Once", device="CPU, 1 thread")
     answer.take(piece(" upon", 1), 0.1)
     answer.take(Piece("", 1, done=True, finish_reason="end", forgotten=7), 0.2)
     assert len(answer.tokens) == 1
-    assert list(answer.words())[-2:] == ["forgot 7", "ended"]
+    assert list(answer.words())[-4:] == ["forgot 7", "ended", "1 tokens", "CPU, 1 thread"]
 
 
 def test_shades_go_with_probability() -> None:

@@ -6,18 +6,23 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
+from rich.style import Style
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from tests.cli.conftest import add_checkpoint
 from tests.cli.parrot import Parrot
 from tests.tui.test_cockpit import LARGE, opened, until
+from trainer_daemon.contract.generation import Piece, TokenLogprob
 from trainer_daemon.contract.rundir import RunDir
+from tui.answer import Answer
 from tui.app import Cockpit
+from tui.chart.palette import ANSI, DARK
 from tui.favourites import favourites
 from tui.screens.choose import Choose
 from tui.screens.cockpit import CockpitScreen
-from tui.screens.talk import AnswerView, TalkScreen, TokenText
+from tui.screens.talk import AnswerView, TalkScreen, TokenText, _layout
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput
 
@@ -118,3 +123,40 @@ async def test_what_the_worker_refuses_stands_where_the_answer_would(run: RunDir
         screen = await talking(pilot)
         await pilot.press(*"refuse", "enter")
         await until(pilot, lambda: "not that one" in text_in(screen.query(AnswerView).first()))
+
+
+def test_what_was_asked_is_told_from_what_was_written() -> None:
+    """Likely tokens, which have no shade, looked like the prompt."""
+    answer = Answer("owl@10", "Lily", device="a perch")
+    answer.take(Piece(" saw", 1, False, None, logprobs=(TokenLogprob(" saw", -0.1, ()),)), 0.1)
+    for palette in (ANSI, DARK):
+        (line,) = _layout(answer, None, palette, is_dark=True, width=40)
+        asked, written = (segment.style for segment in line.render(Console(), end="") if segment.text.strip())
+        assert (asked, written) == (palette.muted, Style.null())
+
+
+async def test_the_cursor_stays_in_sight(run: RunDir, parrot: Parrot) -> None:
+    async with Cockpit(run).run_test(size=(80, 24)) as pilot:
+        screen = await talking(pilot)
+        view = screen.query(AnswerView).first()
+        text = view.query_one(TokenText)
+        await pilot.press(*"/n 400", "enter", *"Lily", "enter")
+        await until(pilot, lambda: screen.answers and screen.answers[0].is_over)
+        await until(pilot, lambda: text.max_scroll_y > 0 and text.scroll_y == text.max_scroll_y)
+
+        def cursor_line() -> int | None:
+            is_reversed = [any(s.style and s.style.reverse for s in strip) for strip in text._strips]
+            return is_reversed.index(True) if True in is_reversed else None
+
+        def cursor_is_seen() -> bool:
+            line = cursor_line()
+            return line is not None and text.scroll_y <= line < text.scroll_y + text.size.height
+
+        await pilot.press("escape")
+        await until(pilot, lambda: cursor_line() == 0)
+        assert not cursor_is_seen(), "the end of the text stays where it was until one steps"
+        await pilot.press("right")
+        await until(pilot, lambda: screen.cursor == (0, 1) and cursor_is_seen())
+        screen.cursor = 0, 350
+        await pilot.press("right")
+        await until(pilot, lambda: screen.cursor == (0, 351) and text.scroll_y > 0 and cursor_is_seen())

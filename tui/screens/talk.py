@@ -97,6 +97,13 @@ class TokenText(Transcript):
     def action_step(self, by: int) -> None:
         self.post_message(self.Stepped(by))
 
+    def bring_cursor_into_sight(self) -> None:
+        """The cursor is what is drawn reversed."""
+        for line, strip in enumerate(self._strips):
+            if any(segment.style and segment.style.reverse for segment in strip):
+                self.bring_into_sight(line)
+                return
+
 
 class AnswerView(Vertical):
     """One answer: who writes and how fast, and the text."""
@@ -105,6 +112,11 @@ class AnswerView(Vertical):
     AnswerView { width: 1fr; height: 1fr; padding: 0 2; }
     AnswerView Lines { height: 2; }
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cursor: int | None = None
+        """As it was last drawn."""
 
     def compose(self) -> ComposeResult:
         yield Lines([Text(), Text()])
@@ -128,13 +140,16 @@ class AnswerView(Vertical):
             cursor,
             ink.title,
         )
-        self.query_one(TokenText).show(
-            [Block(key, partial(_layout, answer, cursor, ink, self.app.current_theme.dark))]
-        )
+        text = self.query_one(TokenText)
+        text.show([Block(key, partial(_layout, answer, cursor, ink, self.app.current_theme.dark))])
+        if None not in (cursor, self._cursor) and cursor != self._cursor:
+            text.bring_cursor_into_sight()
+        self._cursor = cursor
 
 
 def _layout(answer: Answer, cursor: int | None, ink: Palette, is_dark: bool, width: int) -> list[Text]:
-    text = Text(printable(answer.prompt) + ("\n\n" if answer.is_chat else ""), ink.muted)
+    # appended: the style of a Text that it begins with would be that of all that follows
+    text = Text().append(printable(answer.prompt) + ("\n\n" if answer.is_chat else ""), ink.muted)
     for i, token in enumerate(answer.tokens):
         style = (
             Style.null() if token.choice is None else shade_style(shade(token.choice.logprob), ink, is_dark)
@@ -162,13 +177,14 @@ HINTS: Sequence[Hint] = (
     ("talk.again", "again"),
     ("talk.checkpoint", "checkpoint"),
     ("talk.versus", "versus"),
-    ("talk.alone", "alone"),
-    ("talk.favourites", "favourites"),
-    ("talk.keep", "keep"),
     ("←→", "tokens"),
     ("talk.help", "help"),
     ("talk.back", "back"),
+    ("talk.alone", "alone"),
+    ("talk.favourites", "favourites"),
+    ("talk.keep", "keep"),
 )
+"""A narrow terminal cuts the last ones, which help has."""
 
 
 class TalkScreen(Screen[None]):

@@ -66,6 +66,12 @@ class Transcript(ScrollView, can_focus=True):
         if self._seen() != seen:
             self.refresh()
 
+    def bring_into_sight(self, line: int) -> None:
+        """Scroll no further than it takes to show this line."""
+        top, height = self.scroll_offset.y, self.size.height
+        if not top <= line < top + height:
+            self.scroll_target_y = self.scroll_y = line if line < top else line - height + 1
+
     def _seen(self) -> list[Strip]:
         top = self.scroll_offset.y
         return self._strips[top : top + self.size.height]
