@@ -139,6 +139,8 @@ def test_what_is_wrong_is_said_with_the_status_that_the_client_knows(endpoint: E
             complete(client, **changes)
     with pytest.raises(openai.APIStatusError, match="at most 1,048,576 bytes"):
         complete(client, prompt="x" * 2_000_000)
+    with pytest.raises(openai.NotFoundError, match="this is not offered here; there are GET /v1/models"):
+        client.embeddings.create(model=MODEL, input="a")
     assert complete(client)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -83,14 +84,22 @@ def build_app(served: Mapping[str, ServedModel], token: str) -> Starlette:
     async def chat_completions(request: Request) -> Response:
         return await _answer(request, api.ChatRequest, served)
 
-    return Starlette(
-        routes=[
-            Route("/v1/models", guarded(models)),
-            Route("/v1/models/{name}", guarded(one_model)),
-            Route("/v1/completions", guarded(completions), methods=["POST"]),
-            Route("/v1/chat/completions", guarded(chat_completions), methods=["POST"]),
-        ]
-    )
+    async def not_offered(_request: Request, error: Exception) -> Response:
+        """In the form of all other errors, which clients show."""
+        assert isinstance(error, HTTPException)
+        offered = ", ".join(
+            f"{'POST' if 'POST' in (route.methods or ()) else 'GET'} {route.path}" for route in routes
+        )
+        message = f"this is not offered here; there are {offered}"
+        return _StatusError(error.status_code, message, "not_offered").response
+
+    routes = [
+        Route("/v1/models", guarded(models)),
+        Route("/v1/models/{name}", guarded(one_model)),
+        Route("/v1/completions", guarded(completions), methods=["POST"]),
+        Route("/v1/chat/completions", guarded(chat_completions), methods=["POST"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: not_offered})
 
 
 def _model(served: Mapping[str, ServedModel], name: str) -> ServedModel:
