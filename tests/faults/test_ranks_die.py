@@ -16,7 +16,7 @@ from tests.e2e.test_whole_run import done, final_hashes, ranks_of, sequence_is_w
 from tests.engine.test_ranks import new_run
 from tests.faults.conftest import IS_FULL, rounds
 from tests.parallel import free_port
-from tests.supervisor.conftest import follow, state_is, wait_until_over, watch
+from tests.supervisor.conftest import follow, state_is, wait_until, wait_until_over, watch
 from trainer_daemon.contract.events import (
     CheckpointFailed,
     CheckpointSaved,
@@ -36,6 +36,7 @@ from trainer_daemon.link.client import Feed, send_command
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SAVE_EVERY = 15
+KILL_EVERY = 40
 WAIT_SECONDS = 200.0
 
 
@@ -45,11 +46,11 @@ def resumed_after(attempt: int) -> Callable[[Record], bool]:
 
 @pytest.mark.parametrize("nproc", [1, 2] if IS_FULL else [2])
 def test_random_kills_of_ranks_change_nothing_but_the_clock(runs: Runs, nproc: int) -> None:
-    """1 and 24: five kills of a random rank at random moments, saving beside the training; the parameters, the
-    optimizer and the position at the end are those of the run that nobody disturbed, and at most one interval and the
-    save in flight is repeated each time."""
-    kills = rounds(2, 5)
-    steps = 60 * (kills + 1)
+    """1 and 24: five kills of one rank, twenty of one of two at random moments, saving beside the training; the
+    parameters, the optimizer and the position at the end are those of the run that nobody disturbed, and at most one
+    interval and the save in flight is repeated each time."""
+    kills = rounds(2, 5 if nproc == 1 else 20)
+    steps = KILL_EVERY * (kills + 1)
     spec = (
         f"runtime.nproc={nproc}",
         f"train.num_iterations={steps}",
@@ -66,7 +67,7 @@ def test_random_kills_of_ranks_change_nothing_but_the_clock(runs: Runs, nproc: i
     with Feed(run) as feed:
         seen: list[Record] = []
         for kill in range(1, kills + 1):
-            seen += follow(feed, step_reached(60 * kill - chance.randrange(30)), WAIT_SECONDS)
+            seen += follow(feed, step_reached(KILL_EVERY * kill - chance.randrange(SAVE_EVERY)), WAIT_SECONDS)
             time.sleep(chance.random() * 0.05)  # any moment of a step
             victim = chance.randrange(nproc)
             os.kill(ranks_of(run)[victim].pid, signal.SIGKILL)
@@ -147,6 +148,11 @@ class Pair:
             _, error = rank.communicate(timeout=WAIT_SECONDS)
             assert rank.returncode == 0, error
 
+    def terminate(self) -> None:
+        """SIGTERM to both, as a machine that is taken away sends it."""
+        for rank in self._ranks:
+            rank.terminate()
+
     def kill(self) -> None:
         for rank in self._ranks:
             rank.kill()
@@ -160,6 +166,40 @@ def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pair
     yield started
     for pair in started:
         pair.kill()
+
+
+STALLING_RANK = """
+import os, sys, time
+from pathlib import Path
+from trainer_daemon.engine.data.batches import Batches
+from trainer_daemon.processes.rank import main
+
+read = Batches.micro_batches
+
+def read_late(batches, samples_seen):
+    if os.environ["RANK"] == "1" and samples_seen == 4 * batches.global_rows:
+        Path(sys.argv[1], "stalled").touch()
+        while not Path(sys.argv[1], "read").exists():
+            time.sleep(0.02)
+    return read(batches, samples_seen)
+
+Batches.micro_batches = read_late
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_while_the_data_stalls_is_obeyed_after_the_step_that_waited(pairs: list[Pair]) -> None:
+    """14: one rank waits for its rows, the other for that rank."""
+    run = new_run("stalled", "train.num_iterations=1000", "train.micro_batch_size=4", "checkpoint.every=none")
+    pairs.append(Pair(run, STALLING_RANK))
+    wait_until((run.path / "stalled").exists, "it did not come to the stall", WAIT_SECONDS)
+    pairs[-1].terminate()
+    (run.path / "read").touch()
+    pairs[-1].wait()
+    steps = [r.event.step for r in read_all(run.journal) if isinstance(r.event, TrainStep)]
+    saved = [r.event.step for r in read_all(run.journal) if isinstance(r.event, CheckpointSaved)]
+    assert steps == [1, 2, 3, 4, 5]
+    assert saved == [5]
 
 
 def test_a_save_that_fails_on_two_ranks_is_given_up_by_both_and_they_train_on(pairs: list[Pair]) -> None:
