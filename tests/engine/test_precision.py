@@ -117,9 +117,10 @@ def test_a_model_is_compiled_where_that_helps_or_where_a_mode_is_named(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("document_start", [None, 5], ids=["documents together", "documents apart"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_compiled_step_of_a_preset_is_one_graph_with_the_same_gradients_and_no_warning(
-    dtype: torch.dtype,
+    dtype: torch.dtype, document_start: int | None
 ) -> None:
     """Tracing is what finds a break or a reason to warn, so no code is generated here.
 
@@ -132,7 +133,7 @@ def test_a_compiled_step_of_a_preset_is_one_graph_with_the_same_gradients_and_no
     inputs, targets = torch.randint(128, (2, 2, 300), generator=torch.Generator().manual_seed(0))
     gradients = []
     for is_compiled in (False, True):
-        model = GPT(shape, compute_dtype=dtype, attention="blocked")
+        model = GPT(shape, compute_dtype=dtype, attention="blocked", document_start=document_start)
         model.init_weights(0)
         for block in model.blocks:  # otherwise they are the identity, and attention has no gradient
             torch.nn.init.eye_(block.attn.c_proj.weight)
