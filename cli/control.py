@@ -116,7 +116,8 @@ def resume(
         return
     if status.state == "completed":
         raise RefusedError(
-            f"{found.name} has completed all of its {status.total_steps} steps; nothing is left to train"
+            f"{found.name} has completed all of its {status.total_steps} steps; nothing is left to train. To train on from "
+            f"its end: llmctl fork {found.name}@last --set train.num_iterations={2 * (status.total_steps or 1)}"
         )
     settings = _check_resume(found, overrides)
     request: dict[str, Any] = {"resume": str(found.path), "settings": settings}

@@ -228,6 +228,7 @@ def compare(
 
     from trainer_daemon.contract.errors import SpecError
     from trainer_daemon.contract.rundir import find_run
+    from trainer_daemon.contract.settings import present_spec
     from trainer_daemon.contract.spec import spec_differences
     from tui.comparison import compare as compare_states
     from tui.spec_table import differences_by_section, spelled
@@ -242,7 +243,7 @@ def compare(
     readings = read_runs(runs)
     reference = readings[0].state
     compared = [compare_states(reading.state, reference) for reading in readings]
-    specs = [find_run(run).read_spec() for run in runs]
+    specs = [present_spec(find_run(run)) for run in runs]
     if json:
         out_json({"runs": [asdict(c) for c in compared], "spec_differences": spec_differences(*specs)})
         return

@@ -43,8 +43,10 @@ def run(
     Without a terminal it tells the run in lines until it is over. SIGTERM or SIGUSR1 to it, as SLURM, systemd and containers
     send, then save and stop the run.
     """
-    from trainer_daemon.contract.rundir import RunDir
+    from trainer_daemon.contract.rundir import RunDir, check_name
 
+    if name is not None:
+        check_name(name)
     asked = read_spec(preset, spec, [*(set_ or []), *time_limit_override(time_limit)], nproc)
     if dry_run:
         show_plan(asked, json=json)

@@ -12,8 +12,9 @@ import pytest
 
 from tests.cli.conftest import Llmctl, completed_run, write
 from trainer_daemon.contract import events
-from trainer_daemon.contract.rundir import RunDir, create_run
-from trainer_daemon.contract.spec import build_spec
+from trainer_daemon.contract.rundir import RunDir, create_run, find_run
+from trainer_daemon.contract.settings import change_settings
+from trainer_daemon.contract.spec import RunSpec, build_spec
 
 
 def planned(flops_per_token: int) -> events.RunPlanned:
@@ -72,6 +73,16 @@ def test_a_run_that_gets_there_in_half_the_tokens_has_a_compute_multiplier_of_tw
     assert [run["compute_multiplier"] for run in told["runs"]] == [1.0, 2.0]
     assert [run["flops"] for run in told["runs"]] == [40 * 64 * 1e6] * 2
     assert told["spec_differences"] == {"optim.matrix_lr": [0.02, 0.03]}
+
+
+def test_runs_are_compared_by_what_they_train_with_now(llmctl: Llmctl, pair: None) -> None:
+    """What `llmctl set` had changed was compared as the spec had it at first."""
+    change_settings(find_run("quick"), {"eval.every": 7})
+    before = RunSpec().eval.every
+    assert llmctl("compare", "plain", "quick", "--json").json()["spec_differences"] == {
+        "optim.matrix_lr": [0.02, 0.03],
+        "eval.every": [before, 7],
+    }
 
 
 def test_a_model_of_twice_the_cost_needs_twice_the_compute_for_the_same_steps(

@@ -135,7 +135,7 @@ def test_an_override_is_toml_or_a_bare_word(text: str, keys: list[str], value: o
 
 @pytest.mark.parametrize("text", ["", "seed", "=3", "a..b=3", ".a=3", "model.=3"])
 def test_an_override_without_key_or_value_is_refused(text: str) -> None:
-    with pytest.raises(SpecError, match="--set takes KEY=VALUE"):
+    with pytest.raises(SpecError, match="a value is set as KEY=VALUE"):
         parse_override(text)
 
 

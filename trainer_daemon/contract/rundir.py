@@ -53,9 +53,10 @@ def home() -> Path:
 def check_name(name: str) -> str:
     """The name itself when it may name a run. Raises SpecError otherwise."""
     if not NAME_PATTERN.fullmatch(name) or ".." in name:
+        near = re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._-]+", "-", name.lower())).strip("._-")[:63]
         raise SpecError(
             f"run name {name!r} is not allowed: use 1 to 63 of a-z, 0-9, dot, dash and underscore, "
-            f'beginning with a letter or digit, without ".."'
+            f'beginning with a letter or digit, without ".."' + (f"; for example {near}" if near else "")
         )
     return name
 

@@ -437,7 +437,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise SpecError(f'--set takes KEY=VALUE, for example --set train.num_iterations=20; got "{text}"')
+        raise SpecError(f'a value is set as KEY=VALUE, for example train.num_iterations=20; got "{text}"')
     try:
         return parts, tomllib.loads(f"value = {value}")["value"]
     except ValueError:  # not TOML, or a number of thousands of digits
@@ -481,7 +481,7 @@ def _explain_key(location: tuple[str, ...], errors: list[Any]) -> str:
         return str(error["ctx"]["error"])
     wanted = [e["msg"].removeprefix("Input should be ").partition(", unable to parse")[0] for e in errors]
     wanted[0] = errors[0]["msg"].partition(", unable to parse")[0]
-    message = " or ".join(wanted)
+    message = " or ".join(wanted).replace("a valid tuple", 'a list, as in ["one", "two"]')
     return f"{key}: {message[:1].lower()}{message[1:]} (got {error['input']!r})"
 
 

@@ -99,7 +99,7 @@ def refusal(name: CommandName, *, life: Life, is_paused: bool, run_name: str) ->
     if name == "pause" and is_paused:
         return f"{run_name} is paused already; go on with: llmctl resume {run_name}"
     if name == "resume" and not is_paused:
-        return f"{run_name} is not paused"
+        return f"{run_name} is not paused, it runs; to stop it and go on later: llmctl stop {run_name}"
     return None
 
 
