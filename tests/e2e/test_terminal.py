@@ -1,5 +1,6 @@
 """The whole thing as a person has it: a real terminal, a real run, a closed window."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,19 +13,20 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Runs
-from tests.supervisor.conftest import watch
+from tests.supervisor.conftest import kill_and_wait, watch
 from tests.tiny import TINY
 from trainer_daemon.contract.events import TrainStep
 from trainer_daemon.contract.journal import Record
-from trainer_daemon.contract.rundir import find_run
+from trainer_daemon.contract.rundir import all_runs, find_run
 from trainer_daemon.contract.status import observe
+from trainer_daemon.supervisor.sweep import kill_run_processes
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
 ]
 LLMCTL = [sys.executable, "-c", "from cli.entry import app; raise SystemExit(app())"]
-WAIT_SECONDS = 90.0
+WAIT_SECONDS = 180.0
 
 
 class Terminal:
@@ -40,6 +42,8 @@ class Terminal:
             "-d",
             *size,
             "env",
+            "--unset=COLUMNS",
+            "--unset=LINES",
             "COLORTERM=truecolor",
             "sh",
             "-c",
@@ -48,6 +52,9 @@ class Terminal:
 
     def press(self, *keys: str) -> None:
         self._run("send-keys", *keys)
+
+    def type(self, text: str) -> None:
+        self._run("send-keys", "-l", text)
 
     def screen(self) -> str:
         return self._run("capture-pane", "-p")
@@ -75,22 +82,37 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     made.close()
 
 
-@pytest.fixture
-def spec_file(tmp_path: Path) -> Path:
-    """The tiny run as TOML, long enough to be watched."""
+def written_spec(folder: Path, **sections: dict[str, object]) -> Path:
+    """The tiny run as TOML, with these keys of its sections otherwise."""
 
     def toml(value: object) -> str:
         return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 
-    path = tmp_path / "tiny.toml"
-    sections = {**TINY, "train": {**TINY["train"], "num_iterations": 3000}, "checkpoint": {"every": 500}}
+    path = folder / "tiny.toml"
+    tables = {**TINY, **{name: {**TINY[name], **values} for name, values in sections.items()}}
     lines = [
         f"[{name}]\n" + "\n".join(f"{k} = {toml(v)}" for k, v in values.items())
-        for name, values in sections.items()
+        for name, values in tables.items()
     ]
     path.write_text("\n".join(lines))
-    assert tomllib.loads(path.read_text()) == sections
+    assert tomllib.loads(path.read_text()) == tables
     return path
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Path:
+    """Long enough to be watched."""
+    return written_spec(tmp_path, train={"num_iterations": 3000}, checkpoint={"every": 500})
+
+
+@pytest.fixture
+def ended_runs(runs: Runs) -> Iterator[None]:
+    """Ends what was started from the terminal and is still there."""
+    yield
+    for run in all_runs():
+        if run.supervisor_is_alive() and (pid := observe(run).pid) is not None:
+            kill_and_wait(pid)
+        kill_run_processes(run)
 
 
 def twenty_steps_from(step: int) -> Callable[[Record], bool]:
@@ -123,3 +145,93 @@ def test_closing_the_window_does_not_touch_the_run(runs: Runs, terminal: Termina
     watch(run, twenty_steps_from(observe(run).step))
     assert observe(run).error is None
     subprocess.run([*LLMCTL, "kill", "closed", "-y"], check=True, capture_output=True)
+
+
+DIVERGING = "optim.matrix_lr=100 optim.embedding_lr=100 optim.unembedding_lr=100"
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("ended_runs")
+def test_a_person_walks_through_all_that_the_cockpit_does_to_runs(
+    runs: Runs, terminal: Terminal, tmp_path: Path
+) -> None:
+    """Start, save, pause, zoom, sample from two checkpoints, fork, diagnose an alert, compare, stop: keys alone."""
+    spec = written_spec(
+        tmp_path,
+        train={"num_iterations": 100_000},
+        eval={"every": "off"},
+        sample={"every": "off"},
+        checkpoint={"every": "off"},
+    )
+    see = terminal.wait_for
+    terminal.start([*LLMCTL, "run", "--spec", str(spec), "--name", "walk"], 120, 40)
+    see(lambda s: "running" in s and "/100,000" in s and "loss nats" in s, "the running cockpit")
+
+    run = find_run("walk")
+
+    def saved() -> int:
+        return len(list(run.checkpoints.glob("step-*/MANIFEST.json")))
+
+    terminal.press("C")
+    see(lambda s: saved() == 1 and "checkpoint saved" in s, "the first checkpoint")
+    terminal.press("C")
+    see(lambda _: saved() == 2, "the second checkpoint")
+    terminal.press("P")
+    see(lambda s: "paused" in s.splitlines()[0], "the pause")
+    paused_at = observe(run).step
+
+    before = terminal.screen().splitlines()[2:10]
+    terminal.press("+", "+")
+    see(lambda s: s.splitlines()[2:10] != before and "loss nats" in s, "the zoom")
+
+    terminal.press("T")
+    see(lambda s: "✎ walk@" in s and "nothing asked yet" in s, "the screen of talks")
+    terminal.type("Once")
+    see(lambda s: "› Once" in s, "the prompt")
+    terminal.press("Enter")
+    see(lambda s: "first token" in s, "an answer")
+    terminal.press("Tab")  # escape would end the answer, were it still being written
+    terminal.press("v")
+    see(lambda s: "Who answers beside it" in s, "the checkpoints to choose from")
+    terminal.press("j", "Enter")
+    see(lambda s: " against walk@" in s and s.count("first token") == 2, "two answers beside each other")
+    terminal.press("Escape")
+    see(lambda s: "q detach" in s, "the cockpit")
+
+    terminal.press("3")
+    see(lambda s: "v verify" in s and "newest" in s, "the checkpoints")
+    terminal.press("f")
+    see(lambda s: "into a new run?" in s, "the question what is to be different")
+    terminal.type(DIVERGING)
+    terminal.press("Enter")
+    see(
+        lambda s: bool(re.search(r"alerts [1-9]", s)) and "paused" not in s.splitlines()[0],
+        "an alert of the fork",
+    )
+    fork = next(other for other in all_runs() if other.path != run.path)
+    terminal.press("8")
+    see(lambda s: "likely cause" in s and "what to do" in s, "the diagnosis")
+
+    terminal.press("5")
+    see(lambda s: "2 runs" in s, "the list of runs")
+    terminal.press("Down", "o")  # from the newest to the one before
+    terminal.press("1")
+    see(
+        lambda s: "loss nats" in s and bool(re.search(r"walk(?![-@])", s.partition("\n")[2])),
+        "the curves of both over each other",
+    )
+
+    terminal.press("5")
+    see(lambda s: "2 runs" in s, "the list again")
+    terminal.press("Enter")
+    see(lambda s: "paused" in s.splitlines()[0], "the first run")
+    terminal.press("!")
+    see(lambda s: "Stop walk?" in s, "the question whether to stop")
+    terminal.press("y")
+    see(lambda s: "stopped" in s.splitlines()[0], "the end of the run")
+    terminal.press("q")
+    see(lambda s: "EXIT=0" in s, "the end of the cockpit")
+
+    end = observe(run)
+    assert (end.state, end.step) == ("stopped", paused_at)
+    assert observe(fork).forked_from is not None
