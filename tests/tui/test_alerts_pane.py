@@ -209,7 +209,7 @@ async def test_nothing_wrong_is_said_and_evidence_that_is_gone_too(runs: Runs) -
         gone = alert("loss_spike", 20, "a\x1b[2J jump\u202e\n[bold]漢字", "evidence/step-gone.json")
         written.tell("train", gone, alert("not_finite", 20, "outside", "../../../etc/passwd"))
         await until(pilot, lambda: "a jump [bold]漢字" in words(screen))
-        assert isinstance(screen.focused, DataTable)
+        await until(pilot, lambda: isinstance(screen.focused, DataTable))
         await pilot.press("enter", "end")
         await until(pilot, lambda: "is no log" in words(screen))
         await pilot.press("escape", "down", "enter", "end")

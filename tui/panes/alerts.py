@@ -113,7 +113,7 @@ class AlertsPane(Pane):
         self.set_class(not rows, "-none")
         table.fill(headings, rows)
         if is_first and self.is_on_screen and self.screen.focused in (None, self.query_one(VerticalScroll)):
-            table.focus()
+            self.call_after_refresh(table.focus)  # it is not there to be focused before it is laid out
         self._draw_details()
 
     def _cells(self, state: RunState, alarm: Alarm, room: int, ink: Palette) -> list[Text]:
