@@ -94,7 +94,7 @@ async def test_help_begins_with_what_has_the_keys(runs: Runs) -> None:
     run = runs.completed("fox", 40)
     async with Cockpit(run).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
-        for key, heading in (("1", "On a chart"), ("3", "On a checkpoint"), ("4", "In a text")):
+        for key, heading in (("1", "On a chart"), ("3", "On a checkpoint"), ("4", "In the log")):
             await pilot.press(key)
             await until(pilot, lambda key=key: shown(screen) == PANES[int(key) - 1] and screen.focused)  # type: ignore[misc]
             await pilot.press("question_mark")

@@ -95,6 +95,7 @@ def key_sections() -> list[Section]:
         ("On a chart", (ChartGrid, Chart)),
         ("On a checkpoint", (CheckpointsPane,)),
         ("On an alert", (AlertsPane,)),
+        ("In the log", (LogPane,)),
         ("In the list of runs", (RunsPane,)),
         ("In the spec", (SpecPane,)),
         ("In the form of a new run", (NewRun, FormTable, FieldInput)),

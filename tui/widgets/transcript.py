@@ -1,6 +1,7 @@
 """Blocks of text one below the other, following the tail until the reader scrolls away from it. Each block is laid out
 once for a width: only the one that is being written costs anything."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -18,6 +19,8 @@ class Block(NamedTuple):
     """Equal as long as the block looks the same."""
     layout: Callable[[int], list[Text]]
     """Its lines, none wider than the width it is given."""
+    name: Hashable = None
+    """The same however the block looks: a named block that the reader has at the top stays there while others come and go."""
 
 
 class Transcript(ScrollView, can_focus=True):
@@ -36,8 +39,34 @@ class Transcript(ScrollView, can_focus=True):
         self._blocks: Sequence[Block] = ()
         self._laid_out: dict[tuple[Hashable, int], list[Strip]] = {}
         self._strips: list[Strip] = []
+        self._tops: list[int] = []
+        """Of each block, its first row."""
+        self._names: list[Hashable] = []
         self._follows = True
         """The tail stays in sight until the reader scrolls away from it."""
+        self._is_placing = False
+        """It is not the reader who scrolls."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether the tail stays in sight."""
+        return self._follows
+
+    def follow(self) -> None:
+        """Keep the tail in sight from the next blocks on."""
+        self._follows = True
+
+    def reveal(self, name: Hashable) -> None:
+        """Put the block of this name in the middle; one that is not there changes nothing."""
+        if name in self._names:
+            self._follows = False
+            self._put(self._tops[self._names.index(name)] - self.size.height // 2)
+
+    def _put(self, row: float) -> None:
+        """At the top, as far as there are rows; at once, where scrolling waits for a layout."""
+        self._is_placing = True
+        self.scroll_target_y = self.scroll_y = max(0, min(row, self.max_scroll_y))
+        self._is_placing = False
 
     def show(self, blocks: Sequence[Block]) -> None:
         """Draw these from now on."""
@@ -51,18 +80,22 @@ class Transcript(ScrollView, can_focus=True):
         ground, console = self.rich_style, self.app.console
         known, self._laid_out = self._laid_out, {}
         strips: list[Strip] = []
+        held, below = self._held()
+        self._names, self._tops = [block.name for block in self._blocks], []
         for block in self._blocks:
             at = block.key, width
             if at not in known:
                 known[at] = [line_strip(line, width, ground, console) for line in block.layout(width)]
             self._laid_out[at] = known[at]
+            self._tops.append(len(strips))
             strips += known[at]
         seen = self._seen()
         self._strips = strips
         self.virtual_size = Size(width, len(strips))
         if self._follows:
-            # not scroll_end: that does nothing until a scrollbar is there, which comes with the next layout
-            self.scroll_target_y = self.scroll_y = self.max_scroll_y
+            self._put(self.max_scroll_y)
+        elif held is not None and held in self._names:
+            self._put(self._tops[self._names.index(held)] + below)
         if self._seen() != seen:
             self.refresh()
 
@@ -71,6 +104,11 @@ class Transcript(ScrollView, can_focus=True):
         top, height = self.scroll_offset.y, self.size.height
         if not top <= line < top + height:
             self.scroll_target_y = self.scroll_y = line if line < top else line - height + 1
+
+    def _held(self) -> tuple[Hashable, float]:
+        """The name of the block that is at the top of what the reader sees, and how many of its rows are above that."""
+        at = bisect_right(self._tops, self.scroll_y) - 1
+        return (self._names[at], self.scroll_y - self._tops[at]) if at >= 0 else (None, 0)
 
     def _seen(self) -> list[Strip]:
         top = self.scroll_offset.y
