@@ -187,6 +187,13 @@ def test_a_plot_says_what_its_marks_stand_for_unless_they_are_put_away(llmctl: L
     bare = llmctl(*words, "--no-marks").out.splitlines()
     assert len(bare) == 16
     assert not any("o" in row for row in bare[1:])
+    picture = home / "marked.svg"
+    assert llmctl(*words, "--svg", str(picture)).code == 0
+    texts = ["".join(text.itertext()) for text in ET.parse(picture).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count("◆") == 1
+    assert "◆ checkpoint" in texts
+    assert llmctl(*words, "--no-marks", "--svg", str(picture)).code == 0
+    assert "◆" not in picture.read_text(encoding="utf-8")
 
 
 def test_a_run_without_a_plan_is_plotted_too(llmctl: Llmctl, home: Path) -> None:

@@ -13,13 +13,16 @@ import numpy as np
 from rich.style import Style
 
 from tui.chart.figure import Figure
+from tui.chart.marks import LOOKS, letter, letter_style, line_style
 from tui.chart.palette import LIGHT, Palette
 from tui.chart.scene import Extents, Scene, scene, to_axis, x_ticks, y_ticks
+from tui.chart.symbols import BRAILLE
 from tui.chart.view import View
 from tui.store import FloatArray
 
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 30, 42
 """Margins around the data, in pixels."""
+CHARACTER_WIDTH, LINE_HEIGHT = 7.4, 13
 PIXELS_PER_X_TICK, PIXELS_PER_Y_TICK = 110, 48
 FONT = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 GROUND = "#ffffff"
@@ -30,6 +33,8 @@ class Frame(NamedTuple):
 
     x: Callable[[float], float]
     y: Callable[[float], float]
+    bottom: float
+    """Pixels, where the data end."""
 
 
 def svg(figure: Figure, view: View, width: int = 900, height: int = 420, palette: Palette = LIGHT) -> str:
@@ -55,7 +60,9 @@ def _drawing(
     x_scale = (right - LEFT) / bounds.x_span
     y_scale = (bottom - TOP) / (bounds.y[1] - bounds.y[0])
     frame = Frame(
-        lambda x: LEFT + (x - bounds.x[0]) * x_scale, lambda y: bottom - (y - bounds.y[0]) * y_scale
+        lambda x: LEFT + (x - bounds.x[0]) * x_scale,
+        lambda y: bottom - (y - bounds.y[0]) * y_scale,
+        bottom,
     )
     muted = _colour(palette.muted)
 
@@ -79,6 +86,8 @@ def _drawing(
             yield _line(LEFT, y, right, y, _colour(palette.reference), dash="4 4")
             label = f"{reference.label} {reference.y * figure.factor:.4g}"
             yield _text(right - 4, y - 4, label, muted, anchor="end")
+    if view.shows_marks:
+        yield from _marks(figure, view, frame, palette)
     places = np.linspace(LEFT, right, width - LEFT - RIGHT + 1)
     middles = (places[:-1] + places[1:]) / 2
     for series, raw, smooth in reversed(seen.traces):
@@ -89,13 +98,33 @@ def _drawing(
         yield from _curves(middles, smooth or raw, frame, colour)
     yield "</g>"
 
+    x = float(LEFT)
+    shown = {mark.kind for mark in figure.marks} if view.shows_marks else set()
+    for kind, look in LOOKS.items():
+        if kind in shown:
+            words = f"{letter(kind, BRAILLE)} {look.word}"
+            yield _text(x, height - 6, words, _colour(letter_style(kind, palette)))
+            x += CHARACTER_WIDTH * (len(words) + 2)
     x = float(right)
     for series in reversed(figure.series):
         if series.label and not series.is_ghost:
             yield _text(
                 x, 20, series.label, _colour(palette.lines[series.colour % len(palette.lines)]), anchor="end"
             )
-            x -= 7.4 * (len(series.label) + 2)
+            x -= CHARACTER_WIDTH * (len(series.label) + 2)
+
+
+def _marks(figure: Figure, view: View, frame: Frame, palette: Palette) -> Iterator[str]:
+    """A letter at the top for each mark, those that fall together below each other, and a dotted line where its kind has one."""
+    taken: dict[int, int] = {}
+    for kind, look in LOOKS.items():
+        places = [frame.x(to_axis(mark.x, log=view.log_x)) for mark in figure.marks if mark.kind == kind]
+        for x in (place for place in places if np.isfinite(place)):
+            rows = taken[round(x)] = taken.get(round(x), 0) + 1
+            if look.spacing is not None:
+                yield _line(x, TOP, x, frame.bottom, _colour(line_style(kind, palette)), dash="1 5")
+            style = _colour(letter_style(kind, palette))
+            yield _text(x, TOP + LINE_HEIGHT * rows - 2, letter(kind, BRAILLE), style, anchor="middle")
 
 
 def _bands(x: FloatArray, extents: Extents, frame: Frame, colour: str) -> Iterator[str]:
