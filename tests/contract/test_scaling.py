@@ -167,6 +167,11 @@ def test_the_first_horizon_given_wins() -> None:
         (["train.global_batch_tokens=100"], 1, "(1 rank x 2048 tokens); nearest: 2048"),
         ([], 3, "(3 ranks x 8 rows x 2048 tokens)"),
         (["model.n_kv_head=3"], 1, "3 does not divide 2 heads; possible: 1, 2"),
+        (
+            ["model.depth=1", "model.aspect_ratio=16", "model.head_dim=16"],
+            1,
+            "a width of 16, and the least is 24; 24 is enough",
+        ),
         (["train.target_flops=1"], 1, "is less than one step"),
         (["train.target_param_data_ratio=0.001"], 1, "train.target_param_data_ratio: is less than one step"),
     ],

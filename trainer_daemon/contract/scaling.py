@@ -130,8 +130,14 @@ def short_window(sequence_len: int, fraction: float) -> int:
 
 
 def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
-    """The dimensions that a depth implies. Raises SpecError when the key/value heads do not divide the heads."""
+    """The dimensions that a depth implies. Raises SpecError for a width below that of the smear's gate, and for key/value
+    heads that do not divide the heads."""
     n_head = ceil(model.depth * model.aspect_ratio / model.head_dim)
+    if n_head * model.head_dim < SMEAR_GATE_CHANNELS:
+        raise SpecError(
+            f"model.aspect_ratio: depth {model.depth} x {model.aspect_ratio} makes a width of {n_head * model.head_dim}, and "
+            f"the least is {SMEAR_GATE_CHANNELS}; {ceil(SMEAR_GATE_CHANNELS / model.depth)} is enough"
+        )
     n_kv_head = model.n_kv_head or n_head
     if n_head % n_kv_head:
         divisors = [str(k) for k in range(1, n_head + 1) if n_head % k == 0]
