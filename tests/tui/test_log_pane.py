@@ -150,7 +150,7 @@ async def test_of_a_huge_log_a_stretch_is_kept_and_earlier_ones_are_found(runs: 
         await pilot.press("G")
         await until(pilot, lambda: "49999 words" in words(screen))
         screen.query_one(SearchInput).value = "first needle"
-        await until(pilot, lambda: "not here" in words(screen))
+        await until(pilot, lambda: pane._sought == "first needle" and "not here" in words(screen))
         await pilot.press("N")
         await until(pilot, lambda: "again searches on" in words(screen))
 

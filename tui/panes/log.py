@@ -144,6 +144,8 @@ class LogPane(Pane):
         self._found: Hashable = None
         """Name of the line that the search is at."""
         self._trouble = ""
+        self._search_ended = ""
+        """What is to be said of a search beyond the window, until another begins."""
         self._seeking_from: int | None = None
         """Where a search beyond the window goes on."""
 
@@ -184,7 +186,7 @@ class LogPane(Pane):
         self._show()
 
     def _forget(self) -> None:
-        self._window, self._file_bytes, self._trouble = None, 0, ""
+        self._window, self._file_bytes, self._trouble, self._search_ended = None, 0, "", ""
         self._found = self._seeking_from = self._next_reading = None
 
     # Drawing
@@ -242,7 +244,7 @@ class LogPane(Pane):
         return Text("   ").join(words)
 
     def _words(self, entries: Sequence[Entry], hits: Sequence[int]) -> str:
-        words = [self._trouble] if self._trouble else []
+        words = [said for said in (self._trouble, self._search_ended) if said]
         if self._sought:
             at = next((i for i, hit in enumerate(hits, 1) if entries[hit].name == self._found), None)
             words.append(f"{at or '–'} of {count(len(hits))}" if hits else "not here")
@@ -299,8 +301,9 @@ class LogPane(Pane):
 
     def _take_part(self, window: LogWindow | None, read: Reading, part: LogPart | None, trouble: str) -> None:
         is_search = read in (self._seek_back, self._seek_on)
-        if part is None and not trouble and is_search:
-            trouble = f"not in {size(SOUGHT_BYTES)} more; again searches on"
+        if part is None and not trouble and is_search and self._seeking_from is not None:
+            self._search_ended = f"not in {size(SOUGHT_BYTES)} more; again searches on"
+            self._show()
         has_trouble_changed, self._trouble = trouble != self._trouble, trouble
         if part is None or (window is not None and part.start == part.end):
             if has_trouble_changed:
@@ -396,6 +399,7 @@ class LogPane(Pane):
         message.stop()
         self._sought = message.value
         self._found = self._seeking_from = self._next_reading = None
+        self._search_ended = ""
         self._show()
 
     @on(SearchInput.Left)
@@ -412,6 +416,7 @@ class LogPane(Pane):
 
     def _go_to(self, direction: int, *, goes_beyond: bool = True) -> None:
         """To the next line with the words, or the one before; the first step is to the last there is."""
+        self._search_ended = ""
         entries = self._shown()
         hits = self._hits(entries)
         at = next((i for i, hit in enumerate(hits) if entries[hit].name == self._found), None)
