@@ -114,8 +114,8 @@ class Watch(threading.Thread):
                 self._stopping.wait(QUIET_SECONDS)
             self.link_state = feed.link_state
             # Verdicts of the locks wait until the history is read: they are about what comes after it. A live run is judged by
-            # nobody but itself, and a quick one may never leave a poll empty.
-            is_read = not records or feed.link_state == "live"
+            # nobody but itself; a quick one may never leave a poll empty, also when its supervisor has died.
+            is_read = not records or feed.link_state == "live" or self.is_caught_up
             if is_read and time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
                 self._look()

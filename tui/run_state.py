@@ -222,14 +222,19 @@ class RunState:
     def judge(self, observed: RunStatus | None) -> set[Area]:
         """Take what the locks say of a run whose journal has fallen silent: crashed, or without its supervisor.
 
-        `observed` is the run in their light, None while its supervisor answers. One that does not know all that is known
-        here is passed over: it was taken before the newest records came.
+        `observed` is the run in their light, None while its supervisor answers. A crash that does not know all that is known
+        here is passed over: it was seen before the newest records came. Ranks without a supervisor write on meanwhile.
         """
         kind = observed.error["kind"] if observed and observed.error else None
         if observed is None or kind not in ("crashed", "supervisor_lost"):
             if self.status.error is None or self.status.error["kind"] != "supervisor_lost":
                 return set()
             self.status.error = None
+            return {"status"}
+        if kind == "supervisor_lost":
+            if self.status.error == observed.error or self.has_ended:
+                return set()
+            self.status.error = observed.error
             return {"status"}
         is_older = any(observed.cursors.get(stream, 0) < seq for stream, seq in self.status.cursors.items())
         if is_older or (observed.state, observed.error) == (self.status.state, self.status.error):

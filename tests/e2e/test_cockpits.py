@@ -22,9 +22,11 @@ from trainer_daemon.link.client import send_command
 pytestmark = [pytest.mark.slow, pytest.mark.fault, pytest.mark.timeout(1800)]
 
 ATTACH = "import sys; from cli.main import main; sys.exit(main(['attach', sys.argv[1]]))"
+ENDLESS = ("train.num_iterations=1000000", "eval.every=off", "sample.every=off", "checkpoint.every=off")
+"""Without evaluations: a model that learns its text by heart is told so, in the place of what is waited for."""
 SIZE = (120, 40)
-CHARTS_WIDTH = 95
-"""Of these columns, to the left of the figures."""
+CHARTS_WIDTH, SAMPLES_WIDTH = 95, 60
+"""What lies to the left of the figures, and of the events."""
 PATIENCE_SECONDS = 120.0
 
 
@@ -64,10 +66,14 @@ def wait_until_all(cockpits: list[Cockpit], is_so: Callable[[list[str]], bool], 
 
 
 def figures(screen: str) -> list[str]:
-    """All but the charts, whose window follows the run from where each cockpit began to look."""
+    """All but the charts, whose window follows the run from where each cockpit began to look, and but the order of events
+    that different processes told at the same moment."""
     lines = screen.splitlines()
-    charts = range(3, 28)
-    return [line[CHARTS_WIDTH:] if row in charts else line for row, line in enumerate(lines)]
+    first = next(row for row, line in enumerate(lines) if "loss nats" in line)
+    below = next(row for row, line in enumerate(lines) if "samples" in line and "events" in line)
+    beside = [line[CHARTS_WIDTH:] for line in lines[first:below]]
+    told = [line[SAMPLES_WIDTH:] for line in lines[below:]]
+    return [*lines[:first], *beside, *sorted(told)]
 
 
 @pytest.fixture
@@ -89,8 +95,7 @@ def losses_of(run: RunDir) -> list[float | None]:
 
 def test_a_run_computes_the_same_whether_cockpits_come_and_go_or_not(runs: Runs) -> None:
     """200 times attached and detached, in every way in which a cockpit ends."""
-    endless = ("train.num_iterations=1000000", "eval.every=500", "sample.every=off", "checkpoint.every=off")
-    watched = runs.train("watched", *endless)
+    watched = runs.train("watched", *ENDLESS)
     ways = cycle(["q", "SIGHUP", "q", "SIGKILL", "q", "SIGTERM"])
     for _ in range(rounds(4, 200)):
         cockpit = Cockpit(watched)
@@ -105,7 +110,7 @@ def test_a_run_computes_the_same_whether_cockpits_come_and_go_or_not(runs: Runs)
     watch(watched, state_is("stopped"), PATIENCE_SECONDS)
     wait_until_over(watched, runs.pid)
     seen = losses_of(watched)
-    alone = runs.train("alone", *endless)
+    alone = runs.train("alone", *ENDLESS)
     watch(alone, lambda r: isinstance(r.event, TrainStep) and r.event.step >= len(seen), 1200)
     assert losses_of(alone)[: len(seen)] == seen
     print(f"{rounds(4, 200)} cockpits came and went in {len(seen)} steps")
@@ -114,7 +119,7 @@ def test_a_run_computes_the_same_whether_cockpits_come_and_go_or_not(runs: Runs)
 def test_two_cockpits_see_the_same_and_what_one_asks_for_the_other_sees_happen(
     runs: Runs, attach: Callable[[RunDir], Cockpit]
 ) -> None:
-    run = runs.train("shared", "train.num_iterations=1000000", "sample.every=off", "checkpoint.every=off")
+    run = runs.train("shared", *ENDLESS)
     first = attach(run)
     first.wait_for("running", "live", "loss nats")
     second = attach(run)
@@ -127,7 +132,7 @@ def test_two_cockpits_see_the_same_and_what_one_asks_for_the_other_sees_happen(
     wait_until_all(
         [first, second],
         lambda both: (
-            all("stopped; continue it with" in screen for screen in both)
+            all("stopped  shared" in screen and "from disk" in screen for screen in both)
             and figures(both[0]) == figures(both[1])
         ),
         "the same end",
@@ -137,7 +142,7 @@ def test_two_cockpits_see_the_same_and_what_one_asks_for_the_other_sees_happen(
 def test_a_supervisor_that_dies_under_an_open_cockpit_is_told_and_its_successor_watched(
     runs: Runs, attach: Callable[[RunDir], Cockpit]
 ) -> None:
-    run = runs.train("orphaned", "train.num_iterations=1000000", "sample.every=off", "checkpoint.every=off")
+    run = runs.train("orphaned", *ENDLESS)
     cockpit = attach(run)
     cockpit.wait_for("running", "live", "loss nats")
     kill_and_wait(runs.pid)
@@ -152,6 +157,6 @@ def test_a_supervisor_that_dies_under_an_open_cockpit_is_told_and_its_successor_
     cockpit.write(b"P")
     cockpit.wait_for("paused")
     send_command(run, "stop")
-    cockpit.wait_for("stopped; continue it with")
+    cockpit.wait_for("stopped  orphaned")
     steps = [r.event.step for r in read_all(run.journal) if isinstance(r.event, TrainStep)]
     assert steps == list(range(1, len(steps) + 1)), "no step is missing"

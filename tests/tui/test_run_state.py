@@ -210,6 +210,17 @@ def test_a_verdict_that_is_older_than_the_newest_record_is_passed_over() -> None
     assert state.status.state == "starting"
 
 
+def test_a_lost_supervisor_is_told_of_a_run_that_writes_on_faster_than_one_looks() -> None:
+    """The verdict is taken once, and was always older than the newest step: it was never told."""
+    state = RunState("fox")
+    state.apply(told(StateChanged("running", "", 1, 1), step(1)))
+    observed = verdict("supervisor_lost", "running", state.status.cursors["train"])
+    state.apply(told(step(2)))
+    assert state.judge(observed) == {"status"}
+    assert (state.status.state, state.status.error) == ("running", observed.error)
+    assert state.judge(observed) == set(), "nothing changes the second time"
+
+
 def test_a_supervisor_that_comes_back_takes_its_loss_off_the_screen() -> None:
     state = RunState("fox")
     state.apply(told(StateChanged("running", "", 1, 1), step(1)))
