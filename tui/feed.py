@@ -113,10 +113,12 @@ class Watch(threading.Thread):
             elif feed.link_state == "disk" and time.monotonic() - heard > QUIET_AFTER_SECONDS:
                 self._stopping.wait(QUIET_SECONDS)
             self.link_state = feed.link_state
-            # Verdicts of the locks wait until the history is read: they are about what comes after it. A live run is judged by
-            # nobody but itself; a quick one may never leave a poll empty, also when its supervisor has died.
-            is_read = not records or feed.link_state == "live" or self.is_caught_up
-            if is_read and time.monotonic() - looked >= LOOK_SECONDS:
+            # Verdicts of the locks wait until the history is read: they are about what comes after it. A quick run may never
+            # leave a poll empty: what is of this moment is no history either.
+            is_history = (
+                records and feed.link_state != "live" and time.time() - records[-1].wall > LOOK_SECONDS
+            )
+            if not is_history and time.monotonic() - looked >= LOOK_SECONDS:
                 looked = time.monotonic()
                 self._look()
 

@@ -94,9 +94,9 @@ def test_the_locks_are_asked_when_nobody_answers_for_the_run(runs: Runs) -> None
 
 
 class QuickRun:
-    """A live feed in which there is always something new."""
+    """A feed of a run without a supervisor, in which there is always something new."""
 
-    link_state: Literal["live"] = "live"
+    link_state: Literal["disk"] = "disk"
 
     def __init__(self, _run: RunDir, _after: dict[str, int]) -> None:
         self.seq = 0
@@ -104,7 +104,7 @@ class QuickRun:
     def poll(self, _timeout_seconds: float) -> list[Record]:
         self.seq += 1
         time.sleep(0.001)
-        return [Record("train", self.seq, 0.0, 0.0, 1, "notice", Notice("info", ""))]
+        return [Record("train", self.seq, time.time(), 0.0, 1, "notice", Notice("info", ""))]
 
     def close(self) -> None:
         pass
