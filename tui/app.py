@@ -78,7 +78,7 @@ class Cockpit(DiffedApp[None]):
     def key_names(self) -> Mapping[str, str]:
         """Binding id -> the key that does it, as the reader bound it."""
         from tui.key_names import key_names
-        from tui.screens.cockpit import key_sections
+        from tui.screens.cockpit_keys import key_sections
 
         return key_names(self, [owner for _, owners in key_sections() for owner in owners])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from textual.binding import Binding
 
 from tui.app import Cockpit
-from tui.screens.cockpit import key_sections
+from tui.screens.cockpit_keys import key_sections
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "COCKPIT.md"
 MARK = "<!-- written by: python -m tests.tui.cockpit_keys -->\n"

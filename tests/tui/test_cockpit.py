@@ -105,8 +105,9 @@ async def test_nothing_essential_is_cut_off_at_80_by_24(runs: Runs) -> None:
         assert len(rows) == 24
         assert "fox" in rows[0]
         assert rows[0].rstrip().endswith("from disk")
-        for key in ("1 charts 2 3 4 5 6", "/ ask", "P pause", "! stop", "? help", "q detach"):
+        for key in ("1 charts 2 3 4 5 6", "/ ask", "T compare answers", "n new run", "? help", "q detach"):
             assert key in rows[-1]
+        assert "pause" not in rows[-1]  # of a run that is complete
         assert "›" in rows[-2]
         assert "page 1/2" in words(screen)
         assert len(screen.query_one(ChartGrid).shown) == 4

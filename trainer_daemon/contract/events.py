@@ -59,6 +59,7 @@ AttentionKernel = Literal["fa3", "flex", "sdpa", "blocked"]
 """FlashAttention 3, FlexAttention, torch's scaled_dot_product_attention, and SDPA over blocks of queries."""
 
 FINAL_STATES: frozenset[State] = frozenset({"completed", "stopped", "failed", "crashed"})
+RESUMABLE_STATES: frozenset[State] = FINAL_STATES - {"completed"}
 
 
 @dataclass(frozen=True, slots=True)

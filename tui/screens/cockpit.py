@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
 from trainer_daemon.contract.errors import LlmctlError, did_you_mean
-from trainer_daemon.contract.events import Notice
+from trainer_daemon.contract.events import RESUMABLE_STATES, Notice
 from trainer_daemon.contract.rundir import RunDir, find_run
 from trainer_daemon.contract.text import printable
 from trainer_daemon.link.far import FarRun
@@ -31,8 +31,8 @@ from tui.chart.widget import Chart
 from tui.clipboard import fitting
 from tui.errands import Errand
 from tui.feed import FeedOpener, LinkState, Watch, place_of
-from tui.ink import ORANGE, SKY, hue, palette_of
-from tui.key_names import Hint, cockpit_of, hint_line
+from tui.ink import SKY, hue, palette_of
+from tui.key_names import cockpit_of
 from tui.overlay import MOST_RUNS, Overlay
 from tui.panes.alerts import AlertsPane
 from tui.panes.charts import ChartGrid, ChartsPane
@@ -45,10 +45,11 @@ from tui.panes.spec import SpecPane
 from tui.panes.system import SystemPane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens import checkpoint_acts, run_acts
+from tui.screens.cockpit_keys import COCKPIT_BINDINGS, key_sections, keys_line
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help, Section
 from tui.screens.jump import Jump
-from tui.screens.new_run import FieldInput, FormTable, NewRun
+from tui.screens.new_run import NewRun
 from tui.screens.talk import TalkScreen
 from tui.screens.type_in import TypeIn
 from tui.settings import Settings
@@ -57,8 +58,6 @@ from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
 from tui.widgets.ready import Backdrop, Views
-from tui.widgets.search import SearchInput
-from tui.widgets.transcript import Transcript
 from tui.wording import count
 
 if TYPE_CHECKING:
@@ -72,38 +71,6 @@ FOLD_SECONDS = 0.02
 ALL_AREAS: frozenset[Area] = frozenset(
     {"status", "curves", "checkpoints", "samples", "notes", "system", "alerts"}
 )
-PANES = ("charts", "samples", "checkpoints", "log", "runs", "system", "spec", "alerts")
-PANE_TOOLTIPS = (
-    "Curves and figures",
-    "What the model writes",
-    "What is saved, and how good it is",
-    "What happened, and what the processes printed",
-    "All runs on this machine",
-    "Ranks and devices: where a step's time goes, and who is slow",
-    "The spec: what differs from its preset or another run",
-    "What went wrong, its likely cause, and what to do",
-)
-
-
-def key_sections() -> list[Section]:
-    """All that has keys, as the help and docs/COCKPIT.md list it."""
-    from tui.app import Cockpit  # which loads this screen behind its first frame
-    from tui.screens.talk import TalkScreen, TokenText
-
-    return [
-        ("Everywhere", (Cockpit, CockpitScreen)),
-        ("On a chart", (ChartGrid, Chart)),
-        ("On a checkpoint", (CheckpointsPane,)),
-        ("On an alert", (AlertsPane,)),
-        ("In the log", (LogPane,)),
-        ("In the list of runs", (RunsPane,)),
-        ("In the spec", (SpecPane,)),
-        ("In the form of a new run", (NewRun, FormTable, FieldInput)),
-        ("In the line that picks or searches", (SearchInput,)),
-        ("In a text", (Transcript,)),
-        ("In the prompt line", (PromptInput,)),
-        ("On the screen of talks", (TalkScreen, TokenText)),
-    ]
 
 
 class CockpitScreen(Screen[None], Backdrop):
@@ -115,98 +82,7 @@ class CockpitScreen(Screen[None], Backdrop):
     CockpitScreen #keys { height: 1; }
     CockpitScreen #meter { height: 1; display: none; background: $surface; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(str(number), f"show_pane('{name}')", name, id=f"pane.{name}", tooltip=tooltip)
-            for number, (name, tooltip) in enumerate(zip(PANES, PANE_TOOLTIPS, strict=True), 1)
-        ),
-        Binding("slash,i", "talk", "ask", id="run.ask", tooltip="Give the model a beginning to continue"),
-        Binding(
-            "T",
-            "compare_answers",
-            "compare answers",
-            id="run.talk",
-            tooltip="Talk to stored checkpoints, two side by side, each token shaded by its probability",
-        ),
-        Binding(
-            "P", "pause_or_resume", "pause", id="run.pause", tooltip="Pause the training, or let it go on"
-        ),
-        Binding("C", "command('save')", "save", id="run.save", tooltip="Save a checkpoint at the next step"),
-        Binding(
-            "E", "command('evaluate')", "eval", id="run.evaluate", tooltip="Measure val_bpb at the next step"
-        ),
-        Binding(
-            "exclamation_mark", "stop", "stop", id="run.stop", tooltip="Save, then end the run; asks first"
-        ),
-        Binding(
-            "ctrl+k",
-            "kill",
-            "Kill",
-            id="run.kill",
-            tooltip="End every process at once, without saving; asks for the run's name",
-            show=False,
-        ),
-        Binding(
-            "t",
-            "next_target",
-            "target",
-            id="run.target",
-            tooltip="Who answers: the live model or a checkpoint",
-        ),
-        Binding(
-            "left_square_bracket",
-            "turn(-1)",
-            "Page back",
-            id="pane.back",
-            tooltip="Previous charts or log",
-            show=False,
-        ),
-        Binding(
-            "right_square_bracket",
-            "turn(1)",
-            "Page on",
-            id="pane.on",
-            tooltip="Next charts or log",
-            show=False,
-        ),
-        Binding(
-            "Y",
-            "copy",
-            "Copy",
-            id="app.copy",
-            tooltip="What is selected, else figures, sample or command, to your terminal's clipboard (OSC 52)",
-            show=False,
-        ),
-        Binding(
-            "semicolon",
-            "jump",
-            "Jump",
-            id="app.jump",
-            tooltip="A letter on everything that can have the keys",
-            show=False,
-        ),
-        Binding(
-            "D",
-            "meter",
-            "Meter",
-            id="app.meter",
-            tooltip="Bytes, frames and processor time of this cockpit",
-            show=False,
-        ),
-        Binding(
-            "ctrl+d",
-            "differ",
-            "Differ",
-            id="app.differ",
-            tooltip="Send changed cells only, or what Textual sends",
-            show=False,
-        ),
-        Binding(
-            "n", "new_run", "new run", id="run.new", tooltip="Fill in a run, see what it takes, and start it"
-        ),
-        Binding("question_mark", "help", "help", id="app.help", tooltip="All keys"),
-        Binding("escape", "go_back", "Back", id="pane.escape", tooltip="Out of what was entered", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = COCKPIT_BINDINGS
 
     def __init__(
         self, run: RunDir | None, open_feed: FeedOpener, settings: Settings, *, is_read_only: bool = False
@@ -419,36 +295,15 @@ class CockpitScreen(Screen[None], Backdrop):
         return self.query_one(f"#{name}", Lines)
 
     def _keys_line(self, width: int) -> Text:
-        """The views, the one in sight lit, and where there is little room the others only numbered; then as many keys as
-        fit, help and detach always among them."""
-        ink, names = palette_of(self.app), self.cockpit.key_names
-        current = self.query_one("#panes", ContentSwitcher).current
-        is_narrow = width < 100
-        line = Text(" ")
-        for name in PANES:
-            line.append(f"{names[f'pane.{name}']} ", hue(ink, SKY))
-            unseen = self.query_one(AlertsPane).unseen(self.state) if name == "alerts" else 0
-            if name == current or unseen or not is_narrow:
-                line.append(name, ink.title if name == current else ink.muted)
-                line.append(f" {unseen}" if unseen else "", hue(ink, ORANGE))
-                line.append(" " if is_narrow else "  ")
-        hints = list(self.pane.HINTS)
-        if not hints and self.is_read_only:
-            hints = [("run.ask", "ask")]
-        elif not hints:
-            is_resting = self.state.status.state in ("paused", "stopped", "failed", "crashed")
-            hints = [("run.ask", "ask"), ("run.pause", "resume" if is_resting else "pause")]
-            hints += [("run.stop", "stop"), ("run.save", "save"), ("run.evaluate", "eval")]
-        always = [("app.help", "help"), ("app.detach", "detach")]
-
-        def spelled(pairs: Sequence[Hint]) -> Text:
-            return hint_line(pairs, names, ink, " " if is_narrow else "  ")
-
-        while hints and line.cell_len + spelled(hints + always).cell_len + 1 > width:
-            hints.pop()
-        right = spelled(hints + always)
-        line.append(" " * max(1, width - line.cell_len - right.cell_len - 1))
-        return line + right
+        return keys_line(
+            width=width,
+            current=self.pane,
+            unseen_alerts=self.query_one(AlertsPane).unseen(self.state),
+            state=self.state.status.state,
+            is_read_only=self.is_read_only,
+            names=self.cockpit.key_names,
+            ink=palette_of(self.app),
+        )
 
     def _redraw_all(self) -> None:
         self._changed |= ALL_AREAS
@@ -545,7 +400,7 @@ class CockpitScreen(Screen[None], Backdrop):
 
     def action_pause_or_resume(self) -> None:
         state, run = self.state.status.state, self.run_folder
-        if run is not None and state in ("stopped", "failed", "crashed") and not self.is_read_only:
+        if run is not None and state in RESUMABLE_STATES and not self.is_read_only:
             self.app.push_screen(
                 Confirm(
                     f"Resume {run.name}?",
@@ -563,10 +418,10 @@ class CockpitScreen(Screen[None], Backdrop):
         elif not self.may_steer():
             return
         elif self.state.has_ended:
-            self._say(
-                f"this run has ended ({self.state.status.state}); continue it with: llmctl resume {run.name}",
-                "warning",
-            )
+            state = self.state.status.state
+            advice = "continue it" if state in RESUMABLE_STATES else "begin another from it"
+            verb = "resume" if state in RESUMABLE_STATES else "fork"
+            self._say(f"this run has ended ({state}); {advice} with: llmctl {verb} {run.name}", "warning")
         else:
             self._send(run, name, {}, None)
 

@@ -6,6 +6,7 @@ from typing import Literal
 from rich.text import Text
 from textual.app import App
 
+from trainer_daemon.contract.events import RESUMABLE_STATES
 from trainer_daemon.contract.rundir import RunDir
 from tui.run_row import RunRow
 from tui.screens.choose import Choose
@@ -25,7 +26,7 @@ def begin(
         _fork(app, row, show)
         return
     state = row.status.state if row.status else "unreadable"
-    if state in ("stopped", "failed", "crashed"):
+    if state in RESUMABLE_STATES:
         app.push_screen(
             Confirm(
                 f"Resume {row.name}?",
