@@ -72,3 +72,9 @@ def test_a_rank_needs_nothing_that_a_bare_gpu_image_lacks(tmp_path: Path) -> Non
 def test_the_first_frame_of_the_cockpit_waits_for_textual_alone(tmp_path: Path) -> None:
     code = "import trainer_daemon.contract.rundir, tui.app; tui.app.load_settings(); "
     assert not modules_after(code, tmp_path) & {"torch", "numpy", "pydantic", "zmq", "msgspec"}
+
+
+def test_curves_are_drawn_without_what_only_a_spec_or_a_socket_needs(tmp_path: Path) -> None:
+    loaded = modules_after("import tui.screens.cockpit; ", tmp_path)
+    assert "tui.store" in loaded
+    assert not loaded & {"pydantic", "trainer_daemon.contract.spec", "zmq"}

@@ -1,7 +1,8 @@
 """A run as one puts it together: a preset or a checkpoint to begin with, and what is to be otherwise.
 
 The fields, their bounds and choices are read off the spec's own schema, so a field that is added there can be filled in
-here. What was typed becomes `KEY=VALUE` of the command line, and the command line starts the run.
+here. What was typed becomes `KEY=VALUE` of the command line, and the command line starts the run. This module loads
+pydantic, half as long as the whole cockpit takes to open: the screens get a `Draft` and load it when one is begun.
 """
 
 import json
@@ -14,9 +15,8 @@ from presets.loader import DEFAULT, find_preset, list_presets, preset_tables
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import check_name, runs_folder
 from trainer_daemon.contract.spec import RunSpec, build_spec, flat_values, spec_differences
+from tui.spec_table import NAME, PRESET
 
-NAME, PRESET = "name", "preset"
-"""Rows of the form that are no choice of what is computed."""
 COMMON = (
     NAME,
     PRESET,
@@ -166,6 +166,30 @@ class Draft:
         tables = self.base.model_dump(mode="json") if self.base else preset_tables(self.preset)
         return build_spec(tables, [as_override(key, text) for key, text in self.typed.items()])
 
+    def values(self) -> dict[str, Any]:
+        """Of every field of the spec, by key, as it stands. Raises SpecError."""
+        return flat_values(self.spec())
+
+    def begun_values(self) -> dict[str, Any]:
+        """Of every field of the spec, by key, without what was typed. Raises SpecError."""
+        return flat_values(self.starting_point())
+
+    @property
+    def fields(self) -> Mapping[str, FormField]:
+        return form_fields()
+
+    def shown_keys(self, sought: str) -> list[str]:
+        """What the form shows: what was searched for, else what is common or was filled in."""
+        hidden = {PRESET} if self.checkpoint else set()
+        if sought:
+            words = sought.casefold()
+            found = [
+                key for key, each in self.fields.items() if words in f"{key} {each.description}".casefold()
+            ]
+            return [key for key in found if key not in hidden]
+        wanted = {*COMMON, *self.typed} - hidden
+        return [key for key in self.fields if key in wanted]
+
     def with_typed(self, key: str, text: str) -> "Draft":
         """With one field filled in. Raises SpecError saying what is wrong with it."""
         text = text.strip()
@@ -191,7 +215,7 @@ class Draft:
 
     def start_words(self) -> list[str]:
         """The command that starts it. Raises SpecError."""
-        values, begun = flat_values(self.spec()), flat_values(self.starting_point())
+        values, begun = self.values(), self.begun_values()
         changes = [f"{key}={toml_value(value)}" for key, value in values.items() if value != begun[key]]
         options = [word for change in changes for word in ("--set", change)]
         names = ["--name", self.name] if self.name else []
@@ -200,7 +224,7 @@ class Draft:
 
     def plan_words(self) -> list[str]:
         """The command that says what it takes, and why it would not start here. Raises SpecError."""
-        values, begun = flat_values(self.spec()), flat_values(build_spec(preset_tables(self.preset)))
+        values, begun = self.values(), flat_values(build_spec(preset_tables(self.preset)))
         changes = [
             f"{key}={toml_value(value)}"
             for key, value in values.items()
@@ -215,16 +239,3 @@ def draft_of_fork(checkpoint: str, spec: RunSpec) -> Draft:
     known = {preset.name for preset in list_presets()}
     preset = spec.preset if spec.preset in known and spec.preset else DEFAULT
     return Draft(preset=preset, checkpoint=checkpoint, base=spec)
-
-
-def shown_keys(draft: Draft, sought: str) -> list[str]:
-    """What the form shows: what was searched for, else what is common or was filled in."""
-    fields = form_fields()
-    hidden = {PRESET} if draft.checkpoint else set()
-    if sought:
-        found = [
-            key for key, each in fields.items() if sought.casefold() in f"{key} {each.description}".casefold()
-        ]
-        return [key for key in found if key not in hidden]
-    wanted = {*COMMON, *draft.typed} - hidden
-    return [key for key in fields if key in wanted]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TOP_SECTION = "run"
 """Heading of the keys that stand in no section."""
+NAME, PRESET = "name", "preset"
+"""Rows of the form of a new run that are no choice of what is computed."""
 
 
 @dataclass(frozen=True, slots=True)

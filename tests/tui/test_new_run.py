@@ -162,6 +162,7 @@ async def test_enter_starts_the_run_as_llmctl_does_and_the_cockpit_shows_it_begi
         await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen), seconds=240)
         cockpit = pilot.app.screen
         assert isinstance(cockpit, CockpitScreen)
+        await until(pilot, lambda: cockpit.run_folder is not None)  # the form goes before the run comes
         run = cockpit.run_folder
         assert run is not None
         assert run.name == "fox"

@@ -9,7 +9,8 @@ from tests.tui.conftest import Runs
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import runs_folder
 from trainer_daemon.contract.spec import RunSpec, build_spec, flat_values
-from tui.spec_form import COMMON, NAME, Draft, as_override, draft_of_fork, form_fields, shown_keys
+from tui.spec_form import COMMON, Draft, as_override, draft_of_fork, form_fields
+from tui.spec_table import NAME
 
 
 def spec_of(words: list[str]) -> RunSpec:
@@ -89,16 +90,16 @@ def test_a_rule_across_fields_is_told_where_it_is_broken() -> None:
 
 def test_what_is_typed_back_to_the_preset_s_value_is_no_change() -> None:
     draft = Draft().with_typed("model.depth", "6")
-    assert shown_keys(draft, "") == shown_keys(Draft(), "")
+    assert draft.shown_keys("") == Draft().shown_keys("")
     assert draft.with_typed("model.depth", "4") == draft.without("model.depth") == Draft()
     assert draft.with_typed("preset", "d6").typed == {}, "the other preset has that depth itself"
 
 
 def test_only_the_common_fields_and_the_changed_ones_stand_open_the_rest_is_found() -> None:
-    assert shown_keys(Draft(), "") == [key for key in form_fields() if key in COMMON]
-    assert "optim.muon_beta2" in shown_keys(Draft().with_typed("optim.muon_beta2", "0.8"), "")
-    assert shown_keys(Draft(), "NorMuon evens") == ["optim.muon_beta2"]
-    assert shown_keys(Draft(), "no such thing") == []
+    assert Draft().shown_keys("") == [key for key in form_fields() if key in COMMON]
+    assert "optim.muon_beta2" in Draft().with_typed("optim.muon_beta2", "0.8").shown_keys("")
+    assert Draft().shown_keys("NorMuon evens") == ["optim.muon_beta2"]
+    assert Draft().shown_keys("no such thing") == []
 
 
 def test_a_run_and_a_fork_come_to_their_commands() -> None:
@@ -114,7 +115,7 @@ def test_a_run_and_a_fork_come_to_their_commands() -> None:
     assert spec_of(fork.plan_words()) == build_spec(
         preset_tables("stories"), ["optim.matrix_lr=0.5", "seed=7"]
     )
-    assert "preset" not in shown_keys(fork, "")
+    assert "preset" not in fork.shown_keys("")
     stranger = draft_of_fork("fox@500", build_spec({"preset": "gone", "model": {"depth": 3}}))
     assert spec_of(stranger.plan_words()).model.depth == 3
 

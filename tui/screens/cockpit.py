@@ -53,7 +53,6 @@ from tui.screens.new_run import NewRun
 from tui.screens.talk import TalkScreen
 from tui.screens.type_in import TypeIn
 from tui.settings import Settings
-from tui.spec_form import Draft
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
@@ -612,6 +611,8 @@ class CockpitScreen(Screen[None], Backdrop):
         if isinstance(self.run_folder, FarRun):
             self._say("this cockpit looks at another machine; begin runs there", "warning")
         elif self.may_steer():
+            from tui.spec_form import Draft  # and pydantic with it, which no frame waits for
+
             self.app.push_screen(NewRun(Draft()), lambda run: self._show_run(run) if run else None)
 
     def _show_run(self, run: RunDir) -> None:

@@ -6,9 +6,11 @@
 Keys are few so that every letter can be text: what is typed on a field fills it in.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import events, on
@@ -21,7 +23,6 @@ from textual.widgets import DataTable, Input
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import RunDir
-from trainer_daemon.contract.spec import flat_values
 from trainer_daemon.contract.text import printable
 from tui.ink import GREEN, SKY, VERMILION, hue, palette_of
 from tui.key_names import cockpit_of, hint_line
@@ -34,12 +35,14 @@ from tui.launching import (
     what_is_missing,
 )
 from tui.screens.confirm import Confirm
-from tui.spec_form import NAME, Draft, form_fields, shown_keys
-from tui.spec_table import name_in_section, spelled
+from tui.spec_table import NAME, PRESET, name_in_section, spelled
 from tui.widgets.lines import Lines
 from tui.widgets.search import SearchInput
 from tui.widgets.spec_sheet import SheetRow, SpecSheet
 from tui.widgets.table import Table
+
+if TYPE_CHECKING:
+    from tui.spec_form import Draft
 
 WIDE = 100
 """From this width on the plan stands beside the form, else below it."""
@@ -220,10 +223,10 @@ class NewRun(Screen[RunDir | None]):
 
     def _draw_fields(self) -> None:
         ink = palette_of(self.app)
-        values, begun = flat_values(self.draft.spec()), flat_values(self.draft.starting_point())
-        fields = form_fields()
+        values, begun = self.draft.values(), self.draft.begun_values()
+        fields = self.draft.fields
         rows = []
-        for key in shown_keys(self.draft, self._sought):
+        for key in self.draft.shown_keys(self._sought):
             known = fields[key]
             if key == NAME:
                 is_changed, value, before = bool(self.draft.name), self.draft.name or "–", ""
@@ -307,7 +310,7 @@ class NewRun(Screen[RunDir | None]):
     @property
     def _key(self) -> str | None:
         key = self.query_one(FormTable).key_under_cursor
-        return key if key in form_fields() else None
+        return key if key in self.draft.fields else None
 
     @on(FormTable.Typed)
     def _edit(self, message: FormTable.Typed) -> None:
@@ -326,7 +329,7 @@ class NewRun(Screen[RunDir | None]):
     def _present(self, key: str) -> str:
         if key == NAME:
             return self.draft.name
-        value = flat_values(self.draft.spec())[key]
+        value = self.draft.values()[key]
         return self.draft.typed.get(key, spelled(value) if value is not None else "")
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -371,10 +374,10 @@ class NewRun(Screen[RunDir | None]):
     def _turn(self, message: FormTable.Turned) -> None:
         if self.is_starting or (key := self._key) is None:
             return
-        choices = form_fields()[key].choices
+        choices = self.draft.fields[key].choices
         if not choices:
             return
-        present = self.draft.preset if key == "preset" else self._present(key)
+        present = self.draft.preset if key == PRESET else self._present(key)
         at = choices.index(present) if present in choices else -1 if message.by > 0 else 0
         draft = self._try(key, choices[(at + message.by) % len(choices)])
         if draft is not None:

@@ -12,7 +12,6 @@ from tui.run_row import RunRow
 from tui.screens.choose import Choose
 from tui.screens.confirm import Confirm
 from tui.screens.new_run import NewRun
-from tui.spec_form import draft_of_fork
 from tui.wording import UNKNOWN, count, fixed
 
 Act = Literal["resume", "fork"]
@@ -43,6 +42,7 @@ def begin(
 
 def _fork(app: App[None], row: RunRow, show: Callable[[RunDir], None]) -> None:
     from trainer_daemon.engine.checkpoint.store import list_checkpoints
+    from tui.spec_form import draft_of_fork
 
     infos = list(reversed(list_checkpoints(row.run.checkpoints)))
     spec = row.spec
