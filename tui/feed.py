@@ -18,7 +18,7 @@ LinkState = Literal["live", "disk", "lost"]
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0
 """Between two looks at the locks and at the checkpoint folders."""
-QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, 0.2
+QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, 0.5
 """Files in which nothing was new for so long are looked at so much more seldom: a cockpit left open on an ended run rests."""
 HISTORY_BATCH = 2000
 PIN = "pinned"
@@ -45,7 +45,8 @@ FeedOpener = Callable[[RunDir, dict[str, int]], Feed]
 class Watch(threading.Thread):
     """Follows one run until `stop`. `take` gives what came; the attributes say how the run looks from outside."""
 
-    def __init__(self, run: RunDir, open_feed: FeedOpener) -> None:
+    def __init__(self, run: RunDir, open_feed: FeedOpener, wake: Callable[[], None] = lambda: None) -> None:
+        """`wake` is called from here whenever there is something to take, or the run looks different."""
         super().__init__(name=f"watch {run.name}", daemon=True)
         self.run_folder = run
         self.link_state: LinkState | None = None
@@ -60,6 +61,7 @@ class Watch(threading.Thread):
         """The history has been read, and the locks looked at."""
         self.failure: Exception | None = None
         self._open_feed = open_feed
+        self._wake = wake
         self._inbox: deque[list[Record]] = deque()
         self._stopping = threading.Event()
         self._life: tuple[LinkState, bool, bool] | None = None
@@ -86,6 +88,7 @@ class Watch(threading.Thread):
                 feed.close()
         except Exception as e:  # noqa: BLE001  a thread has nobody to raise to: the app shows or raises it
             self.failure = e
+            self._wake()
 
     def _read_history(self) -> dict[str, int]:
         """What the journal holds already, of long runs a thinned part, in the order of time: a feed gives a long history stream by stream, and a run that
@@ -96,12 +99,16 @@ class Watch(threading.Thread):
             cursors[record.stream] = record.seq
             batch.append(record)
             if len(batch) == HISTORY_BATCH:
-                self._inbox.append(batch)
+                self._hand_over(batch)
                 batch = []
                 if self._stopping.is_set():
                     break
-        self._inbox.append(batch)
+        self._hand_over(batch)
         return cursors
+
+    def _hand_over(self, records: list[Record]) -> None:
+        self._inbox.append(records)
+        self._wake()
 
     def _follow(self, feed: Feed) -> None:
         looked = 0.0
@@ -109,10 +116,12 @@ class Watch(threading.Thread):
         while not self._stopping.is_set():
             if records := feed.poll(POLL_SECONDS):
                 heard = time.monotonic()
-                self._inbox.append(records)
+                self._hand_over(records)
             elif feed.link_state == "disk" and time.monotonic() - heard > QUIET_AFTER_SECONDS:
                 self._stopping.wait(QUIET_SECONDS)
-            self.link_state = feed.link_state
+            if feed.link_state != self.link_state:
+                self.link_state = feed.link_state
+                self._wake()
             # Verdicts of the locks wait until the history is read: they are about what comes after it. A quick run may never
             # leave a poll empty: what is of this moment is no history either.
             is_history = (
@@ -124,6 +133,7 @@ class Watch(threading.Thread):
 
     def _look(self) -> None:
         run = self.run_folder
+        before = self._seen_from_outside
         try:
             folders = list(run.checkpoints.iterdir())
             self.pinned = frozenset(folder.name for folder in folders if (folder / PIN).exists())
@@ -136,6 +146,12 @@ class Watch(threading.Thread):
             self.observed = None if self.link_state == "live" else judge(run)
             self._life = life
         self.is_caught_up = True
+        if self._seen_from_outside != before:
+            self._wake()
+
+    @property
+    def _seen_from_outside(self) -> tuple[object, ...]:
+        return self.observed, self.stored, self.pinned, self.is_caught_up
 
 
 def open_link(run: RunDir, after: dict[str, int]) -> Feed:

@@ -1,7 +1,7 @@
 """Other runs drawn behind the one in sight: each followed like it, live or from disk, and folded a slice at a time."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainer_daemon.contract.rundir import RunDir
@@ -21,8 +21,10 @@ class _Followed:
 class Overlay:
     """The runs to compare with, in the order in which they were chosen; a run keeps its colour until it is taken out."""
 
-    def __init__(self, open_feed: FeedOpener) -> None:
+    def __init__(self, open_feed: FeedOpener, wake: Callable[[], None]) -> None:
+        """`wake`: see `Watch`."""
         self._open_feed = open_feed
+        self._wake = wake
         self._followed: dict[str, _Followed] = {}
 
     @property
@@ -40,7 +42,7 @@ class Overlay:
             return True
         if len(self._followed) == MOST_RUNS:
             return False
-        watch = Watch(run, self._open_feed)
+        watch = Watch(run, self._open_feed, self._wake)
         watch.start()
         self._followed[run.name] = _Followed(RunState(run.name), watch)
         return True

@@ -61,9 +61,19 @@ async def opened(pilot: Pilot[None]) -> CockpitScreen:
     screen = pilot.app.screen
     assert isinstance(screen, CockpitScreen)
     await until(pilot, lambda: screen.is_caught_up)
-    frames = screen.frames
-    await until(pilot, lambda: screen.frames > frames + 1)
+    await looked_again(pilot, screen, 2)
     return screen
+
+
+async def looked_again(pilot: Pilot[None], screen: CockpitScreen, times: int) -> None:
+    """Once it has looked so often more whether anything is to be drawn; by itself it looks once a second at rest."""
+    wanted = screen.frames + times
+
+    def has_looked() -> bool:
+        screen.wake()
+        return screen.frames >= wanted
+
+    await until(pilot, has_looked)
 
 
 def words(screen: CockpitScreen) -> str:
@@ -177,9 +187,20 @@ async def test_nothing_is_repainted_while_nothing_changes(runs: Runs) -> None:
                 widget.refresh = lambda *regions, _original=original, **options: (  # type: ignore[method-assign]
                     repainted.append(regions) or _original(*regions, **options)  # type: ignore[func-returns-value]
                 )
-        frames = screen.frames
-        await until(pilot, lambda: screen.frames >= frames + 5)
+        await looked_again(pilot, screen, 5)
         assert repainted == []
+
+
+async def test_a_cockpit_on_which_nothing_happens_rests_until_it_is_woken(runs: Runs) -> None:
+    """It ticked twenty times a second whatever there was to do, 1 % of a core for a screen left open over night."""
+    run = runs.completed()
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        await until(pilot, lambda: not screen._ticking._active.is_set())
+        screen._changed.add("samples")
+        assert not screen.is_at_rest
+        screen.wake()
+        await until(pilot, lambda: screen.is_settled and not screen._ticking._active.is_set())
 
 
 async def test_a_run_whose_processes_are_gone_shows_as_crashed_with_the_way_on(runs: Runs) -> None:

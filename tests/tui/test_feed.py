@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
+from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import Finished, Notice, StateChanged, TrainStep
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
@@ -120,3 +122,41 @@ def test_a_run_so_quick_that_no_poll_is_empty_is_looked_at_all_the_same(runs: Ru
     until(watch, lambda: watch.is_caught_up)
     watch.stop()
     assert watch.stored == frozenset({"step-00000010"})
+
+
+def test_who_sleeps_is_woken_for_all_there_is_to_take_and_for_each_other_look_of_the_run(runs: Runs) -> None:
+    """The cockpit draws nothing and looks at nothing until it is woken."""
+    written = runs.create("fox", 100)
+    written.begin()
+    written.train(1, 50)
+    woken = threading.Event()
+    taken: list[Record] = []
+    watch = Watch(written.run, open_link, woken.set)
+    watch.start()
+
+    def sleep_until(is_true: Callable[[], object]) -> None:
+        while not is_true():
+            assert woken.wait(60), "nobody woke it"
+            woken.clear()
+            while watch.has_more:
+                taken.extend(watch.take())
+
+    try:
+        sleep_until(lambda: watch.is_caught_up and watch.link_state and len(taken) > 50)
+        written.train(51, 60)
+        sleep_until(lambda: sum(isinstance(r.event, TrainStep) for r in taken) == 60)
+        (written.run.checkpoints / "step-00000060").mkdir(parents=True)
+        sleep_until(lambda: "step-00000060" in (watch.stored or ()))
+    finally:
+        watch.stop()
+
+
+def test_who_sleeps_is_woken_when_a_run_cannot_be_read(runs: Runs) -> None:
+    def refuse(_run: RunDir, _after: dict[str, int]) -> NoReturn:
+        raise RefusedError("not yours")
+
+    woken = threading.Event()
+    watch = Watch(runs.create("fox", 10).run, refuse, lambda: woken.set() if watch.failure else None)
+    watch.start()
+    assert woken.wait(60)
+    watch.stop()

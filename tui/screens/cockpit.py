@@ -3,12 +3,16 @@
     Watch (thread) -> RunState (fold, a slice a tick) -> what changed -> the view in sight draws
 
 One timer does both: it folds what came, and a few times a second it has the view in sight draw what changed. Nothing is
-drawn that did not change, and no frame is begun while the terminal still takes the last one.
+drawn that did not change, and no frame is begun while the terminal still takes the last one. With nothing left to do the timer
+stands still, until `wake`; once a second a clock wakes it in any case.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.text import Text
@@ -94,7 +98,7 @@ class CockpitScreen(Screen[None], Backdrop):
         self._symbols = SYMBOLS[settings.symbols]
         self.run_folder: RunDir | None = None
         self.state = RunState("no run")
-        self.overlay = Overlay(open_feed)
+        self.overlay = Overlay(open_feed, self.wake)
         self.sampling = Sampling()
         self._first_run = run
         self._open_feed = open_feed
@@ -109,7 +113,10 @@ class CockpitScreen(Screen[None], Backdrop):
         self._changed: set[Area] = set(ALL_AREAS)
         self._frame_seconds = REMOTE_FRAME_SECONDS if is_remote() else FRAME_SECONDS
         self._next_frame = 0.0
-        self._next_clock = 0.0
+        self._is_clock_due = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_woken = False
+        """The timer has been told, and has not begun since."""
         self._link: LinkState | None = None
         self._is_folding_on = False
         self.frames = 0
@@ -135,8 +142,9 @@ class CockpitScreen(Screen[None], Backdrop):
         if not self.query(ChartGrid):
             return  # the reader left while this was being put together, and nothing is composed any more
         self.app.theme_changed_signal.subscribe(self, lambda _: self._redraw_all())
-        self.set_interval(TICK_SECONDS, self._tick)
-        self.set_interval(CLOCK_SECONDS, self._read_meter)
+        self._loop = asyncio.get_running_loop()
+        self._ticking = self.set_interval(TICK_SECONDS, self._tick)
+        self.set_interval(CLOCK_SECONDS, self._on_clock)
         self._warn_of_unknown_keys()
         for chart in self.query(Chart):
             chart.symbols = self._symbols
@@ -164,7 +172,7 @@ class CockpitScreen(Screen[None], Backdrop):
             self.overlay.toggle(run)
         self.run_folder, self.state = run, RunState(run.name)
         self._stored, self._target, self._link = None, None, None
-        self._watch = Watch(run, self._open_feed)
+        self._watch = Watch(run, self._open_feed, self.wake)
         self._watch.start()
         self.query_one(LogPane).follow(run)
         self.query_one(SpecPane).follow(run)
@@ -196,12 +204,37 @@ class CockpitScreen(Screen[None], Backdrop):
 
     # The clock
 
+    def wake(self) -> None:
+        """There is something to fold or to draw. For any thread, and as often as one likes."""
+        if self._loop is None or self._is_woken:
+            return
+        self._is_woken = True
+        with suppress(RuntimeError):  # the reader has left, and the loop is closed
+            self._loop.call_soon_threadsafe(self._ticking.resume)
+
+    def _on_clock(self) -> None:
+        self._read_meter()
+        self._is_clock_due = True  # the header tells of silence, which nothing reports
+        self.wake()
+
+    def on_screen_resume(self) -> None:
+        self.wake()
+
     def _tick(self) -> None:
+        self._is_woken = False  # what comes from here on wakes once more
         self._fold()
         now = time.monotonic()
         if now >= self._next_frame and not is_writing(self.app):
             self._next_frame = now + self._frame_seconds
             self._paint()
+        if self.is_at_rest:
+            self._ticking.pause()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """There is nothing to do that nothing will wake it for."""
+        is_drawn = not (self._changed or self._is_clock_due) or not self.is_current
+        return is_drawn and self._asking is None and not self._errands
 
     def _fold(self) -> None:
         watch = self._watch
@@ -256,9 +289,8 @@ class CockpitScreen(Screen[None], Backdrop):
             return
         self.frames += 1
         changed, self._changed = self._changed, set()
-        now = time.monotonic()
-        if changed or now >= self._next_clock:  # the header tells of silence, which nothing reports
-            self._next_clock = now + CLOCK_SECONDS
+        if changed or self._is_clock_due:
+            self._is_clock_due = False
             self._paint_frame()
         if changed:
             self.pane.draw(self.state, changed)
@@ -305,8 +337,13 @@ class CockpitScreen(Screen[None], Backdrop):
         )
 
     def _redraw_all(self) -> None:
-        self._changed |= ALL_AREAS
         self._next_frame = 0.0
+        self._change(ALL_AREAS)
+
+    def _change(self, areas: AbstractSet[Area]) -> None:
+        """Have these drawn with the next frame."""
+        self._changed |= areas
+        self.wake()
 
     def _say(self, words: str, severity: Literal["information", "warning", "error"]) -> None:
         self.notify(printable(words), severity=severity, timeout=10, markup=False)
@@ -470,12 +507,13 @@ class CockpitScreen(Screen[None], Backdrop):
         """Have llmctl do it; what it says is told when it is done."""
         assert self.run_folder is not None
         self._errands.append((Errand(self.run_folder, words), self.state))
+        self.wake()
 
     def _tell_of(self, errand: Errand, state: RunState) -> None:
         words = f"{errand.words[0]}: {errand.said}"
         changed = state.tell(Notice("error" if errand.has_failed else "info", words), time.time())
         if state is self.state:
-            self._changed |= changed
+            self._change(changed)
         self._say(words, "error" if errand.has_failed else "information")
         is_here = state is self.state and not isinstance(self.run_folder, FarRun)
         if errand.words[0] == "fork" and not errand.has_failed and is_here:
@@ -506,7 +544,7 @@ class CockpitScreen(Screen[None], Backdrop):
 
     def _refused(self, name: str, error: str, request_id: str | None) -> None:
         if request_id is not None:
-            self._changed |= self.state.fail_sample(request_id, error)
+            self._change(self.state.fail_sample(request_id, error))
         else:
             self._say(f"{name}: {error}", "error")
 
@@ -540,12 +578,12 @@ class CockpitScreen(Screen[None], Backdrop):
         paths = [None, *(c.path for c in newest_first if self._stored is None or c.path in self._stored)]
         at = paths.index(self._target) if self._target in paths else 0
         self._target = paths[(at + 1) % len(paths)]
-        self._changed.add("status")
+        self._change({"status"})
 
     @on(CheckpointsPane.Chosen)
     def _talk_to(self, message: CheckpointsPane.Chosen) -> None:
         self._target = message.path
-        self._changed.add("status")
+        self._change({"status"})
         self.action_talk()
 
     @on(PromptLine.Asked)
@@ -553,7 +591,7 @@ class CockpitScreen(Screen[None], Backdrop):
         if message.text.startswith("/"):
             try:
                 self.sampling = self.sampling.changed(message.text[1:])
-                self._changed.add("status")
+                self._change({"status"})
             except ValueError as e:
                 self._say(str(e), "warning")
             return
@@ -576,7 +614,7 @@ class CockpitScreen(Screen[None], Backdrop):
                 "warning",
             )
             return
-        self._changed |= self.state.ask(request_id, prompt, checkpoint.path if checkpoint else None)
+        self._change(self.state.ask(request_id, prompt, checkpoint.path if checkpoint else None))
         if checkpoint is None:
             self._send(run, "sample", arguments, request_id)
         else:
