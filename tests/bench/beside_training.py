@@ -5,9 +5,10 @@ after the other from the run's first checkpoint. Each thread of either may have 
 threads that train and W that write on C cores a step may take (T + W) / C as long, and no longer. A block beside the
 worker is compared with the blocks before and after it, since other work on the machine comes and goes. On a machine so
 busy that a step takes many times as long, there are fewer blocks, not more minutes; several threads that train wait for
-each other many times a step there, so that one thread (THREADS) tells more.
+each other many times a step there, so that the run with one thread tells more, and the worker's CPU time as a share of
+the run's more than either: fair with a training thread on each of C cores is 1 / C², which other work does not change.
 
-    python -m tests.bench.beside_training [PAIRS] [THREADS]
+    python -m tests.bench.beside_training [PAIRS] [THREADS...]     one thread that trains, then one on each core
 """
 
 import os
@@ -107,7 +108,12 @@ def step_seconds(feed: Feed) -> float:
     return median(steps)
 
 
-def measure(run: RunDir, pairs: int) -> None:
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Used so far by processes that all live on."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def measure(run: RunDir, supervisor: psutil.Process, pairs: int) -> None:
     with Feed(run) as feed, open_worker(idle_seconds=3600) as worker:
         started = next(
             e for e in awaited(feed, lambda e: isinstance(e, AttemptStarted)) if isinstance(e, AttemptStarted)
@@ -117,52 +123,67 @@ def measure(run: RunDir, pairs: int) -> None:
         saved = awaited(feed, lambda e: isinstance(e, CheckpointSaved))
         name = next(e.path for e in saved if isinstance(e, CheckpointSaved))
         loaded = worker.open(run.checkpoints / name)
-        process = psutil.Process(worker.ping())
+        worker_process = [psutil.Process(worker.ping())]
+        run_processes = [supervisor, *supervisor.children(recursive=True)]
         writes = 1 if "1 thread" in loaded.device else int(loaded.device.split()[1])
         trains, cores = started.threads_per_rank, usable_cores()
         fair = max(1.0, (trains + writes) / cores)
         print(
             f"{trains} threads train, {writes} write ({loaded.device}), {cores} cores: fair is x {fair:.2f}; "
+            f"the worker is nice by {worker_process[0].nice()}; "
             f"{psutil.getloadavg()[0]:.1f} threads ran in the last minute"
         )
         ratios: list[float] = []
-        speeds, firsts, shares = [], [], []
+        speeds, firsts, shares, of_run = [], [], [], []
         first_block, before = time.monotonic(), step_seconds(feed)
         while len(ratios) < pairs and (not ratios or time.monotonic() - first_block < ENOUGH_SECONDS):
-            used, begun = sum(process.cpu_times()[:2]), time.perf_counter()
+            used, trained, begun = (
+                cpu_seconds(worker_process),
+                cpu_seconds(run_processes),
+                time.perf_counter(),
+            )
             writing = Writing(worker, run.checkpoints / name)
             try:
                 beside = step_seconds(feed)
             finally:
                 writing.stop()
             seconds = time.perf_counter() - begun
+            used, trained = cpu_seconds(worker_process) - used, cpu_seconds(run_processes) - trained
             after = step_seconds(feed)
             ratios.append(beside / ((before + after) / 2))
             speeds.append(writing.tokens / seconds)
-            shares.append((sum(process.cpu_times()[:2]) - used) / seconds)
+            shares.append(used / seconds)
+            of_run.append(used / trained)
             firsts += writing.first_token_seconds
             print(
                 f"  step {1e3 * before:.0f} ms alone, {1e3 * beside:.0f} beside, {1e3 * after:.0f} alone: "
-                f"x {ratios[-1]:.2f}; {speeds[-1]:.0f} tok/s with {shares[-1]:.2f} of a core",
+                f"x {ratios[-1]:.2f}; {speeds[-1]:.0f} tok/s with {shares[-1]:.2f} of a core, "
+                f"{of_run[-1]:.2f} of the run's CPU time",
                 flush=True,
             )
             before = after
         print(
             f"median of {len(ratios)}: x {median(ratios):.2f} of fair x {fair:.2f}; {median(speeds):.0f} tok/s, "
-            f"{median(shares):.2f} of a core, first token after {1e3 * median(firsts):.0f} ms"
+            f"{median(shares):.2f} of a core, {median(of_run):.2f} of the run's CPU time, "
+            f"first token after {1e3 * median(firsts):.0f} ms"
         )
 
 
-def main(pairs: int = 6, threads: int | None = None) -> None:
+def main(pairs: int = 4, *threads: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
+    for count in threads or sorted({1, usable_cores()}):
+        beside_run_of(count, pairs)
+
+
+def beside_run_of(threads: int, pairs: int) -> None:
+    """Measure beside a run with so many threads, in a home of its own."""
     with tempfile.TemporaryDirectory() as home:
         os.environ["LLMCTL_HOME"] = home
-        chosen = [f"runtime.threads_per_rank={threads}"] if threads else []
-        spec = build_spec(preset_tables("stories"), [*OVERRIDES, *chosen])
+        spec = build_spec(preset_tables("stories"), [*OVERRIDES, f"runtime.threads_per_rank={threads}"])
         report = start_supervisor({"name": "beside", "spec": spec.model_dump(mode="json")})
         run, supervisor = RunDir(Path(report.path)), psutil.Process(report.pid)
         try:
-            measure(run, pairs)
+            measure(run, supervisor, pairs)
         finally:
             supervisor.kill()
             kill_run_processes(run)

@@ -16,9 +16,10 @@ from tests.workers import end_workers, workers_of
 from trainer_daemon.contract.errors import LlmctlError, NotFoundError, RefusedError, RunFailedError, SpecError
 from trainer_daemon.contract.events import Sampled
 from trainer_daemon.contract.generation import Generation
+from trainer_daemon.contract.hardware import usable_cores
 from trainer_daemon.engine.checkpoint.store import MANIFEST, read_manifest
 from trainer_daemon.link.inference import Worker, open_worker, worker_folder
-from trainer_daemon.processes.infer import NICENESS, check_gpu_memory, threads_for
+from trainer_daemon.processes.infer import check_gpu_memory, niceness_for, threads_for
 
 GREEDY = Generation(prompt="One", max_tokens=12, temperature=0.0)
 ENDLESS = Generation(prompt="One", max_tokens=60_000, temperature=5.0, seed=1)
@@ -182,10 +183,18 @@ def test_a_training_run_goes_before_the_worker_where_cores_are_shared_among_sess
     """Linux shares cores among sessions first: a process's own niceness says nothing to a run in another session."""
     with open_worker() as worker:
         pid = worker.ping()
-    assert psutil.Process(pid).nice() >= NICENESS
+    niceness = niceness_for(usable_cores())
+    assert psutil.Process(pid).nice() == min(19, os.nice(0) + niceness)
     autogroup = Path(f"/proc/{pid}/autogroup")
     if autogroup.exists():  # not where the kernel was built without
-        assert int(autogroup.read_text().split()[-1]) == NICENESS
+        assert int(autogroup.read_text().split()[-1]) == niceness
+
+
+def test_a_thread_that_writes_takes_no_more_than_its_share_from_one_that_trains_on_each_core() -> None:
+    for cores, niceness in ((1, 5), (2, 7), (3, 10), (4, 13), (6, 17), (7, 18), (64, 19)):
+        assert niceness_for(cores) == niceness
+        weight = 1.25**-niceness  # of one core, beside a run that has 1 / cores of its weight there
+        assert cores * weight <= 1 / cores or niceness == 19  # there is no nicer
 
 
 def test_a_model_that_does_not_fit_a_gpu_is_refused_in_a_sentence(checkpoint: Path) -> None:

@@ -10,6 +10,7 @@ import time
 import traceback
 from contextlib import suppress
 from functools import partial
+from math import ceil, log
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from trainer_daemon.engine.inference.batch import Batch
 
-NICENESS = 5
-"""A third of the share that a training run has on a core that both want."""
+LEAST_NICENESS, MOST_NICENESS = 5, 19
+SHARE_PER_NICENESS = 1.25
+"""A process that is nicer by one has so much less of a core that both want, see sched(7)."""
 AUTOGROUP = Path("/proc/self/autogroup")
 """Niceness of a whole session, see sched(7); missing on other systems and where it is switched off."""
 GPU_ROWS, CPU_ROWS = 64, 16
@@ -78,10 +80,21 @@ def main(arguments: list[str]) -> int:
 
 def yield_cores() -> None:
     """Have a training run on the same cores go first, wherever both want one. For a process in a session of its own."""
-    os.nice(NICENESS)
+    niceness = niceness_for(usable_cores())
+    os.nice(niceness)
     # where Linux shares cores among sessions first, niceness counts within one session alone, and a run is another
     with suppress(OSError):
-        AUTOGROUP.write_text(str(NICENESS))
+        AUTOGROUP.write_text(str(niceness))
+
+
+def niceness_for(cores: int) -> int:
+    """How nice a thread that writes must be for a run with a thread on each core to lose no more than its fair share.
+
+    The run's session spreads its weight over all cores, this one has its own on one. The run's step takes as long as its
+    slowest thread, 1 + cores x weight as long, and fair is 1 + 1 / cores: the weight is 1 / cores², unlike that of a
+    process that never has its turn (SCHED_IDLE).
+    """
+    return min(MOST_NICENESS, max(LEAST_NICENESS, ceil(2 * log(cores, SHARE_PER_NICENESS))))
 
 
 class BatchWriter:
