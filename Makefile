@@ -53,6 +53,7 @@ bench: $(STAMP) ## measure, as ratios within one run
 	$(BIN)/python -m tests.bench.watching
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check textual-plotext # to stand beside, where there is a network
 	$(BIN)/python -m tests.bench.cockpit
+	$(BIN)/python -m tests.bench.soak
 
 bench-gpu: $(STAMP) ## tokens/s, MFU and memory of d12, d20 and d26 on a GPU, and a profile
 	$(BIN)/python -m tests.bench.gpu_training $(BENCH_OPTIONS)

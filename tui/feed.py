@@ -21,6 +21,10 @@ LOOK_SECONDS = 1.0
 QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, 0.5
 """Files in which nothing was new for so long are looked at so much more seldom: a cockpit left open on an ended run rests."""
 HISTORY_BATCH = 2000
+MOST_BATCHES = 16
+"""That wait to be folded in; further ones are read when there is room, from the journal if need be."""
+ROOM_SECONDS = 0.02
+"""Between two looks whether there is room."""
 PIN = "pinned"
 """In a checkpoint's folder, as `llmctl pin` puts it there."""
 PATIENCE_SECONDS = 0.5
@@ -70,6 +74,11 @@ class Watch(threading.Thread):
     def has_more(self) -> bool:
         return bool(self._inbox)
 
+    @property
+    def waiting(self) -> int:
+        """How many batches were read and not yet taken."""
+        return len(self._inbox)
+
     def take(self) -> list[Record]:
         """The oldest batch that came and was not yet taken; empty if there is none."""
         return self._inbox.popleft() if self._inbox else []
@@ -107,6 +116,8 @@ class Watch(threading.Thread):
         return cursors
 
     def _hand_over(self, records: list[Record]) -> None:
+        while len(self._inbox) >= MOST_BATCHES and not self._stopping.wait(ROOM_SECONDS):
+            pass
         self._inbox.append(records)
         self._wake()
 

@@ -124,7 +124,7 @@ def happenings(state: RunState) -> dict[MarkKind, list[int]]:
         "changed": [change.step for change in state.setting_changes],
         "restart": [step for step in state.restart_steps if step not in rollbacks],
         "rollback": rollbacks,
-        "skipped": state.skipped_steps,
+        "skipped": list(state.skipped_steps),
         "spike": [alarm.step for alarm in state.alarms if alarm.name in ("loss_spike", "gradient_spike")],
     }
     return {kind: steps for kind, steps in every.items() if steps}

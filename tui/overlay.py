@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trainer_daemon.contract.rundir import RunDir
 from tui.feed import FeedOpener, Watch
-from tui.run_state import RunState
+from tui.run_state import WATCHED_ROWS, RunState
 
 MOST_RUNS = 7
 """Beside the one in sight: the palette has eight colours that can be told apart."""
@@ -44,7 +44,7 @@ class Overlay:
             return False
         watch = Watch(run, self._open_feed, self._wake)
         watch.start()
-        self._followed[run.name] = _Followed(RunState(run.name), watch)
+        self._followed[run.name] = _Followed(RunState(run.name, WATCHED_ROWS), watch)
         return True
 
     def turn(self, runs: Sequence[RunDir]) -> bool:

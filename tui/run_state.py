@@ -70,6 +70,10 @@ STEP_METRICS = (
 LOSS_DECAY = 0.98
 NOTES_KEPT = 2000
 SAMPLES_KEPT = 200
+HAPPENINGS_KEPT = 2000
+"""Of each kind that is told, marked on the charts and never taken back: the newest."""
+WATCHED_ROWS = 100_000
+"""Steps that a cockpit keeps one and all; 14 MB a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +131,10 @@ class _StepRows:
 class RunState:
     """One run, folded. `apply` and `tell` say which areas changed."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, whole_rows: int | None = None) -> None:
+        """`whole_rows`: how many of the newest steps are kept one and all, `WATCHED_ROWS` for who stays; None for every step."""
         self.status = RunStatus(name=name)
-        self.history = RunHistory()
+        self.history = RunHistory(whole_rows)
         self.machine = Machine()
         self.plan: RunPlanned | None = None
         self.attempt: AttemptStarted | None = None
@@ -141,11 +146,11 @@ class RunState:
         """What was changed while it trained, in order."""
         self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
         self.notes: deque[Note] = deque(maxlen=NOTES_KEPT)
-        self.alarms: list[Alarm] = []
+        self.alarms: deque[Alarm] = deque(maxlen=HAPPENINGS_KEPT)
         """What went wrong, in the order in which it did."""
         self.restart_steps: list[int] = []
         """Where training went on from a checkpoint."""
-        self.skipped_steps: list[int] = []
+        self.skipped_steps: deque[int] = deque(maxlen=HAPPENINGS_KEPT)
         """Which changed no parameter."""
         self.best_step: int | None = None
         """Of `status.min_val_bpb`."""
@@ -379,9 +384,14 @@ class RunState:
         sample = self._asked.get(request_id)
         if sample is None:
             sample = self._asked[request_id] = Sample("", request_id=request_id)
-            self.samples.append(sample)
+            self._keep(sample)
         sample.prompt = sample.prompt or printable(prompt)
         return sample
+
+    def _keep(self, sample: Sample) -> None:
+        if len(self.samples) == SAMPLES_KEPT:
+            self._asked.pop(self.samples[0].request_id or "", None)
+        self.samples.append(sample)
 
     def _take_chunk(self, request_id: str, text: str) -> None:
         sample = self._asked_sample(request_id, "")
@@ -391,7 +401,7 @@ class RunState:
     def _take_sample(self, e: Sampled) -> None:
         if e.request_id is None:
             sample = Sample(printable(e.prompt))
-            self.samples.append(sample)
+            self._keep(sample)
         else:
             sample = self._asked_sample(e.request_id, e.prompt)
         sample.text, sample.is_done, sample.error = printable(e.text), True, None

@@ -1,7 +1,8 @@
-"""What one run has reported, as columns that only grow: what comes is kept whole (100k steps of 20 metrics are 16 MB), so
-every zoom shows all there is. Rows of one kind of event share their x columns; a metric absent from a row is NaN, which a chart draws as a
-gap. A rollback cuts the rows after a step out into a ghost, so the abandoned branch stays visible. Numbers only: no drawing,
-no run folder, no threads."""
+"""What one run has reported, as columns (100k steps of 20 metrics are 16 MB). Rows of one kind of event share their x
+columns; a metric absent from a row is NaN, which a chart draws as a gap. Who exports keeps all rows; who watches for days keeps
+the newest whole and thins older ones as `contract.history` thins what a cockpit opens, so that memory does not follow the
+run's length. A rollback cuts the rows after a step out into a ghost, so the abandoned branch stays visible. Numbers only: no
+drawing, no run folder, no threads."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainer_daemon.contract.history import STEPS_PER_GROUP
+
 FloatArray: TypeAlias = NDArray[np.float64]
 StoredAxis = Literal["step", "seconds", "tokens"]
 STORED_AXES: tuple[StoredAxis, ...] = ("step", "seconds", "tokens")
@@ -23,6 +26,8 @@ X_AXES: tuple[XAxis, ...] = (*STORED_AXES, "flops")
 the run. Each never decreases within a branch."""
 
 EMA_BLOCK = 64
+THINNING_SHARE = 1 / 8
+"""Rows are thinned so many of the whole ones at a time: it copies all columns."""
 
 
 class Column:
@@ -55,6 +60,13 @@ class Column:
 
     def truncate(self, length: int) -> None:
         self._length = min(self._length, length)
+
+    def keep(self, rows: NDArray[np.intp], first: int, end: int) -> None:
+        """Of the rows from `first` to before `end` only `rows`, in a new buffer: views of the old one stay as they were."""
+        kept = np.concatenate([self._buffer[:first], self._buffer[rows], self._buffer[end : self._length]])
+        self._buffer = np.empty(len(self._buffer))
+        self._length = len(kept)
+        self._buffer[: self._length] = kept
 
     def _reserve(self, length: int) -> None:
         if length > len(self._buffer):
@@ -126,6 +138,8 @@ class Stream:
         self._x: dict[StoredAxis, Column] = {axis: Column() for axis in STORED_AXES}
         self._y: dict[str, Column] = {}
         self._smooth: dict[str, tuple[Ema, Column]] = {}
+        self._thinned = 0
+        """Rows, the oldest ones, that are what is left of more."""
 
     def __len__(self) -> int:
         return len(self._x["step"])
@@ -171,7 +185,26 @@ class Stream:
         for column in (*self._x.values(), *self._y.values()):
             column.truncate(kept)
         self._smooth.clear()
+        self._thinned = min(self._thinned, kept)
         return cut
+
+    def thin(self, whole_rows: int) -> None:
+        """Once there are a good deal more than `whole_rows` whole ones, keep two of each 64 of the oldest: the last one, and the
+        one highest in the first metric. Smoothed values stay what they were."""
+        groups = (len(self) - self._thinned - whole_rows) // STEPS_PER_GROUP
+        if groups * STEPS_PER_GROUP < max(whole_rows * THINNING_SHARE, 1):
+            return
+        first, end = self._thinned, self._thinned + groups * STEPS_PER_GROUP
+        values = next(iter(self._y.values())).values[first:end].reshape(groups, STEPS_PER_GROUP)
+        highest = np.where(np.isfinite(values), values, -np.inf).argmax(axis=1)
+        starts = first + STEPS_PER_GROUP * np.arange(groups)
+        rows = np.unique(np.concatenate([starts + highest, starts + STEPS_PER_GROUP - 1]))
+        for metric, (ema, _) in self._smooth.items():
+            self._smoothed(metric, self._y[metric].values, ema.decay)
+        smooth = (column for _, column in self._smooth.values())
+        for column in (*self._x.values(), *self._y.values(), *smooth):
+            column.keep(rows, first, end)
+        self._thinned += len(rows)
 
     def x(self, axis: StoredAxis) -> FloatArray:
         return self._x[axis].values
@@ -198,7 +231,9 @@ class Stream:
 class RunHistory:
     """All streams of one run, by kind of event, and the branches that rollbacks have cut off."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole_rows: int | None = None) -> None:
+        """`whole_rows`: how many of the newest rows of each kind are kept one and all; None for every row there is."""
+        self._whole_rows = whole_rows
         self._streams: dict[str, Stream] = {}
         self._stream_of: dict[str, Stream] = {}
         self._ghosts: list[Stream] = []
@@ -218,6 +253,7 @@ class RunHistory:
         if step < stream.last_step:
             self._cut(stream, math.nextafter(step, -math.inf))
         stream.append({"step": step, "seconds": seconds, "tokens": tokens}, values)
+        self._thin(stream)
 
     def extend(
         self,
@@ -229,7 +265,9 @@ class RunHistory:
         values: Mapping[str, ArrayLike],
     ) -> None:
         """Add many rows of `kind` at once, in step order: what a snapshot brings."""
-        self._stream(kind, values).extend({"step": step, "seconds": seconds, "tokens": tokens}, values)
+        stream = self._stream(kind, values)
+        stream.extend({"step": step, "seconds": seconds, "tokens": tokens}, values)
+        self._thin(stream)
 
     def truncate(self, step: float) -> None:
         """Roll back: the rows after `step`, of every kind, become ghosts."""
@@ -263,6 +301,10 @@ class RunHistory:
                     f"metric {metric!r} of {kind!r} is already reported by another kind of event"
                 )
         return stream
+
+    def _thin(self, stream: Stream) -> None:
+        if self._whole_rows is not None:
+            stream.thin(self._whole_rows)
 
     def _cut(self, stream: Stream, step: float) -> None:
         if (ghost := stream.cut_after(step)) is not None:

@@ -11,7 +11,7 @@ from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import Finished, Notice, StateChanged, TrainStep
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
-from tui.feed import Watch, open_link
+from tui.feed import MOST_BATCHES, Watch, open_link
 from tui.run_state import RunState
 
 if TYPE_CHECKING:
@@ -160,3 +160,23 @@ def test_who_sleeps_is_woken_when_a_run_cannot_be_read(runs: Runs) -> None:
     watch.start()
     assert woken.wait(60)
     watch.stop()
+
+
+def test_a_run_quicker_than_it_is_folded_in_waits_in_its_journal_and_not_in_memory(runs: Runs) -> None:
+    written = runs.create("fox", 400)
+    written.begin()
+    watch = Watch(written.run, QuickRun)
+    watch.start()
+    until(watch, lambda: watch.waiting == MOST_BATCHES)
+    watch.join(0.2)  # long enough for many more
+    assert watch.waiting == MOST_BATCHES
+    seen: list[int] = []
+
+    def take() -> int:
+        seen.extend(r.seq for r in watch.take() if r.kind == "notice")
+        return len(seen)
+
+    until(watch, lambda: take() > 3 * MOST_BATCHES)
+    watch.stop()
+    assert not watch.is_alive(), "and it lets go while it waits"
+    assert seen == list(range(1, len(seen) + 1))

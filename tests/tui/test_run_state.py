@@ -1,12 +1,14 @@
 """The fold of a run's records, without a terminal."""
 
 import math
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
 
 from trainer_daemon.contract.events import (
+    Alert,
     AttentionChosen,
     CheckpointSaved,
     Command,
@@ -237,3 +239,14 @@ def test_the_log_tells_which_rank_died_of_what() -> None:
         "error",
         "rank 3 died (SIGKILL): killed by the kernel",
     )
+
+
+def test_what_is_told_and_asked_for_days_on_end_does_not_pile_up() -> None:
+    state = RunState("fox")
+    for number in range(1, 5001):
+        alert = Alert("gradient_spike", number, "seen", "cause", "fix")
+        skipped = replace(step(number), was_skipped=True)
+        state.apply(told(skipped, alert, sampled(f"request {number}"), Notice("info", "so it goes")))
+    kept = (state.alarms, state.skipped_steps, state.samples, state.notes, state._asked)
+    assert [len(each) for each in kept] == [2000, 2000, 200, 2000, 200]
+    assert (state.alarms[-1].step, state.samples[-1].request_id) == (5000, "request 5000")

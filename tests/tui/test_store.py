@@ -128,3 +128,50 @@ def test_one_metric_cannot_come_from_two_kinds_of_event() -> None:
     history = history_of([5.0])
     with pytest.raises(ValueError, match="already reported by another kind"):
         history.append("eval", step=1, seconds=2, tokens=512, values={"loss_nats": 1.0})
+
+
+def watched_for_long(losses: FloatArray, whole_rows: int, *, at_once: int = 50) -> RunHistory:
+    history = RunHistory(whole_rows)
+    for first in range(0, len(losses), at_once):
+        values = losses[first : first + at_once]
+        steps = np.arange(first, first + len(values))
+        history.extend("step", step=steps, seconds=steps, tokens=steps, values={"loss_nats": values})
+        history.curve("loss_nats", decay=0.9)
+    return history
+
+
+def test_who_watches_for_long_keeps_the_newest_rows_whole_and_of_older_ones_two_in_sixty_four() -> None:
+    losses = np.random.default_rng(0).normal(3.0, 1.0, 20_000)
+    losses[7_777] = 90.0
+    losses[[64, 65, 9_000]] = np.nan
+    curve = watched_for_long(losses, 1000).curve("loss_nats", decay=0.9)
+    assert curve is not None
+    assert curve.smooth is not None
+    assert len(curve.x) < 1000 * 1.2 + 2 * 20_000 / 64, "it grows by what is kept of old rows"
+    assert curve.x[-1000:].tolist() == list(range(19_000, 20_000))
+    assert (np.diff(curve.x) > 0).all()
+    assert np.array_equal(curve.y, losses[curve.x.astype(int)], equal_nan=True), "rows stay what they were"
+    assert 7_777 in curve.x, "no spike is lost"
+    whole = np.array(ema_by_plain_loop(losses, 0.9))
+    np.testing.assert_allclose(curve.smooth, whole[curve.x.astype(int)], rtol=1e-9)
+
+
+def test_a_rollback_into_what_was_thinned_goes_on_from_there() -> None:
+    history = watched_for_long(np.full(5000, 3.0), 500)
+    history.truncate(999)
+    for first in range(1000, 9000, 100):
+        steps = np.arange(first, first + 100)
+        history.extend("step", step=steps, seconds=steps, tokens=steps, values={"loss_nats": steps / 1000})
+    curve = history.curve("loss_nats")
+    assert curve is not None
+    assert (np.diff(curve.x) > 0).all()
+    assert curve.x[-500:].tolist() == list(range(8500, 9000))
+    assert np.array_equal(curve.y[curve.x >= 1000], curve.x[curve.x >= 1000] / 1000)
+    assert len(curve.x) < 1000
+    assert history.ghosts("loss_nats")[0].x[-1] == 4999
+
+
+def test_who_does_not_say_how_many_rows_are_kept_whole_keeps_every_row() -> None:
+    curve = history_of([3.0] * 3000).curve("loss_nats")
+    assert curve is not None
+    assert len(curve.x) == 3000

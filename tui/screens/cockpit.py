@@ -47,7 +47,7 @@ from tui.panes.runs import RunsPane
 from tui.panes.samples import SamplesPane
 from tui.panes.spec import SpecPane
 from tui.panes.system import SystemPane
-from tui.run_state import Area, Checkpoint, RunState
+from tui.run_state import WATCHED_ROWS, Area, Checkpoint, RunState
 from tui.screens import checkpoint_acts, run_acts
 from tui.screens.cockpit_keys import COCKPIT_BINDINGS, key_sections, keys_line
 from tui.screens.confirm import Confirm
@@ -170,7 +170,7 @@ class CockpitScreen(Screen[None], Backdrop):
         self._let_go()
         if run.name in self.overlay.names:
             self.overlay.toggle(run)
-        self.run_folder, self.state = run, RunState(run.name)
+        self.run_folder, self.state = run, RunState(run.name, WATCHED_ROWS)
         self._stored, self._target, self._link = None, None, None
         self._watch = Watch(run, self._open_feed, self.wake)
         self._watch.start()

@@ -1,0 +1,42 @@
+"""A cockpit under more events than a run reports: half a minute's worth of a thousand a second, as fast as they can be written.
+`python -m tests.bench.soak` does the same for as long as one likes, at their pace, and measures lateness and memory."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.soak import catch_up, emitting, watching
+from tui.run_state import STEP_METRICS
+from tui.store import STORED_AXES
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+BURST = 5000
+BURSTS = 5
+ROW_BYTES = 8 * (len(STEP_METRICS) + len(STORED_AXES))
+ELSE_BYTES = 24e6
+"""Of whatever else: batches on their way, smoothed copies of what is drawn, a heap that is not given back. Records that were
+kept would take 75 MB."""
+
+
+def test_no_event_of_a_flood_is_lost_and_memory_grows_by_its_columns_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMCTL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with emitting("flooded", 2 * BURSTS * BURST) as emitter, watching("flooded") as watcher:
+        emitter.emit(BURST)
+        catch_up(watcher, emitter)
+        memory, steps = watcher.megabytes, emitter.step
+        for _ in range(BURSTS):
+            emitter.emit(BURST)
+            watcher.read(0.01, emitter.emitted_at)
+        catch_up(watcher, emitter)
+        grown = (watcher.megabytes - memory) * 1e6
+        had = watcher.leave()
+    assert had.breaks == 0, "each follows the one before it"
+    assert had.cursors["train"] == emitter.last_seq
+    assert (had.step, had.rows) == (emitter.step, emitter.step)
+    assert grown < 2 * ROW_BYTES * (emitter.step - steps) + ELSE_BYTES
+    slowest = max(watcher.ages)
+    print(f"{emitter.step} steps in {len(watcher.ages)} frames; the oldest showed {slowest:.1f} s ago")
