@@ -12,24 +12,30 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
+from typing import NamedTuple
 
 import psutil
 import torch
 
-from trainer_daemon.contract.events import PhaseChanged, StateChanged, TrainStep
+from trainer_daemon.contract.events import Event, PhaseChanged, StateChanged, TrainStep
 from trainer_daemon.contract.journal import JournalWriter
 from trainer_daemon.contract.rundir import RunDir, create_run, hold_lock
 from trainer_daemon.contract.spec import CheckpointSpec, RunSpec
 from trainer_daemon.engine.checkpoint.files import Progress
 from trainer_daemon.engine.checkpoint.saver import Saver
 from trainer_daemon.engine.checkpoint.store import Lineage
+from trainer_daemon.engine.outbox import Outbox
 from trainer_daemon.engine.ranks import Ranks
 from trainer_daemon.link.client import Link
 from trainer_daemon.processes.rank import ControlCommands
 from trainer_daemon.supervisor.detach import start_supervisor
 
 STEP_SECONDS = 0.02
-BLOCK_STEPS = 25
+"""What the device takes for a step."""
+BESIDE_STEPS = 25
+"""Steps that tell what is usual before a save."""
+MATRIX = torch.ones(256, 256)
+RATES = {"matrix": 0.02, "embedding": 0.3, "unembedding": 0.004, "scalars": 0.5}
 WATCH = (
     "import sys; from pathlib import Path; from trainer_daemon.contract.rundir import RunDir\n"
     "from trainer_daemon.link.client import Feed\n"
@@ -41,52 +47,118 @@ WATCH = (
 
 def a_step(step: int) -> TrainStep:
     """An event with every field filled, as a GPU run writes it."""
-    plain: dict[str, object] = dict.fromkeys(TrainStep.__dataclass_fields__, 0.123456789)
-    return TrainStep(**{**plain, "step": step, "tokens": step, "memory_bytes": step, "was_skipped": False})  # type: ignore[arg-type]
+    return TrainStep(
+        step=step,
+        loss_nats=3.123456789,
+        grad_norm=0.123456789,
+        learning_rate_scale=0.987654321,
+        learning_rates=RATES,
+        tokens=step,
+        tokens_per_second=1234567.89,
+        mfu=0.4123456789,
+        epoch=0.123456789,
+        was_skipped=False,
+        step_seconds=0.0201234567,
+        data_seconds=0.000123456789,
+        compute_seconds=0.0151234567,
+        forward_seconds=0.00512345678,
+        wait_seconds=0.00012345678,
+        optimizer_seconds=0.00412345678,
+        memory_bytes=step,
+        peak_memory_bytes=step,
+    )
 
 
-def timed(work: Callable[[int], object], first_step: int) -> list[float]:
-    """Seconds of each step of a block."""
-    taken = []
-    for step in range(first_step, first_step + BLOCK_STEPS):
+class Timed(NamedTuple):
+    """One step."""
+
+    step_seconds: float
+    own_seconds: float
+    """Of it, what the host did while the device had nothing to do: what the step is longer by, whoever else has the cores."""
+
+
+def waits(until: float) -> None:
+    """As a host does whose accelerator works: caches are cold when it wakes."""
+    time.sleep(max(0.0, until - time.perf_counter()))
+
+
+def computes(until: float) -> None:
+    """As a rank does that trains on a CPU."""
+    while time.perf_counter() < until:
+        torch.mm(MATRIX, MATRIX)
+
+
+def a_timed_step(
+    works: Callable[[float], None] = waits,
+    *,
+    beside: Callable[[], object] = int,
+    after: Callable[[], object] = int,
+) -> Timed:
+    """`beside` is done once the device has work, `after` when that is over."""
+    began = time.perf_counter()
+    device_ends = began + STEP_SECONDS
+    beside()
+    own = max(0.0, time.perf_counter() - device_ends)
+    works(device_ends)
+    woke = time.perf_counter()
+    after()
+    ended = time.perf_counter()
+    return Timed(ended - began, own + ended - woke)
+
+
+def told(name: str, steps: list[Timed], plain: list[Timed]) -> str:
+    """What these steps cost more than plain ones."""
+    own, whole = (median(step[i] for step in steps) - median(step[i] for step in plain) for i in (1, 0))
+    return (
+        f"    {name}: {own * 1e6:4.0f} us of the host's own time between two steps = {own / STEP_SECONDS:.2%} of a step "
+        f"(clock: {whole / STEP_SECONDS:+.2%})"
+    )
+
+
+def watched(run: RunDir, journal: JournalWriter, watchers: int, rounds: int) -> None:
+    """Print what a step pays for events that a supervisor follows, and for looking for commands, with so many watchers:
+    where an accelerator works meanwhile, and where all of it is done between two steps, as on a CPU. In turn with steps
+    that do neither."""
+    emits: list[float] = []
+
+    def emit(event: Event) -> None:
         started = time.perf_counter()
-        time.sleep(STEP_SECONDS)
-        work(step)
-        taken.append(time.perf_counter() - started)
-    return taken
+        journal.append(event)
+        emits.append(time.perf_counter() - started)
 
-
-def watched(run: RunDir, journal: JournalWriter, watchers: int, pairs: int) -> str:
-    """A line about the cost of writing events that a supervisor follows, and of looking for commands, with so many
-    watchers."""
     program = [sys.executable, "-c", WATCH, str(run.path), str(watchers)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as others:
         assert others.stdout is not None
         others.stdout.readline()
         commands = ControlCommands(run.journal, 0)
-        emits: list[float] = []
-        differences: list[float] = []
+        beside_device = Outbox(emit, holds_steps=True)
+        on_cpu = Outbox(emit, holds_steps=False)
 
-        def emit(step: int) -> None:
-            event = a_step(step)
-            started = time.perf_counter()
-            journal.append(event)
-            emits.append(time.perf_counter() - started)
+        def look_and_release() -> None:
+            beside_device.release()
             commands.pending()
 
-        for pair in range(pairs):
-            without = timed(lambda _: None, 0)
-            with_events = timed(emit, pair * BLOCK_STEPS)
-            differences.append(median(with_events) - median(without))
+        def hold() -> None:
+            beside_device.step_is_done(a_step(len(emits)))
+
+        def look_and_tell() -> None:
+            commands.pending()
+            on_cpu.step_is_done(a_step(len(emits)))
+
+        waiting, held, computing, at_once = [], [], [], []
+        for _ in range(rounds):
+            waiting.append(a_timed_step())
+            held.append(a_timed_step(beside=look_and_release, after=hold))
+            computing.append(a_timed_step(computes))
+            at_once.append(a_timed_step(computes, after=look_and_tell))
         pings = pinged(run)
         others.kill()
-    p99 = quantiles(emits, n=100)[98]
-    share = median(differences) / STEP_SECONDS
-    return (
-        f"  {watchers:3} watchers: event {median(emits) * 1e6:6.0f} us, p99 {p99 * 1e6:6.0f} us; "
-        f"step {median(differences) * 1e6:+6.0f} us, {share:+.2%} of {STEP_SECONDS * 1e3:.0f} ms; "
+    print(
+        f"  {watchers} watchers: an event {median(emits) * 1e6:.0f} us, p99 {quantiles(emits, n=100)[98] * 1e6:.0f} us; "
         f"ping {median(pings) * 1e3:.2f} ms, p99 {quantiles(pings, n=100)[98] * 1e3:.2f} ms"
     )
+    print(told("beside an accelerator", held, waiting))
+    print(told("on a CPU", at_once, computing), flush=True)
 
 
 def pinged(run: RunDir) -> list[float]:
@@ -100,7 +172,7 @@ def pinged(run: RunDir) -> list[float]:
     return taken
 
 
-def bench_watching(home: Path, pairs: int) -> None:
+def bench_watching(home: Path, rounds: int) -> None:
     os.environ["LLMCTL_HOME"] = str(home)
     run, lock = create_run("watched", RunSpec())
     with JournalWriter(run.journal, "daemon", 1) as daemon:
@@ -112,7 +184,7 @@ def bench_watching(home: Path, pairs: int) -> None:
         supervisor = psutil.Process(start_supervisor({"resume": str(run.path)}).pid)
         try:
             for watchers in (0, 50):
-                print(watched(run, journal, watchers, pairs), flush=True)
+                watched(run, journal, watchers, rounds)
         finally:
             supervisor.kill()
             os.close(ranks_lock)
@@ -129,27 +201,30 @@ def bench_saving(folder: Path, megabytes: int = 256) -> None:
         beside: list[float] = []
         result = None
         for step in (1, 2):  # the first one makes the buffers
-            usual = median(timed(lambda _: None, 0))
+            usual = median(a_timed_step().step_seconds for _ in range(BESIDE_STEPS))
             beside.clear()
             saver.begin(Progress(step=step), state, {}, {}, lineage)
             if asynchronous == "on":
                 while not saver.has_ended():
-                    beside += timed(lambda _: None, 0)
+                    beside.append(a_timed_step().step_seconds)
             result = saver.result(600)
             saver.settle()
         assert result is not None
         assert result.error is None, result.error
-        told = f", steps beside it {median(beside) / usual - 1:+.1%}" if beside else ""
+        besides = f", steps beside it {median(beside) / usual - 1:+.1%}" if beside else ""
         print(
             f"  {megabytes} MB, asynchronous {asynchronous}: the ranks stand still for {result.blocked_seconds:.2f} of "
-            f"{result.seconds:.2f} s{told}"
+            f"{result.seconds:.2f} s{besides}"
         )
 
 
-def main(pairs: int = 12) -> None:
+def main(rounds: int = 300) -> None:
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
-        print(f"journal and publication, medians of {pairs} pairs of {BLOCK_STEPS} steps")
-        bench_watching(Path(home), pairs)
+        print(
+            f"journal, publication and commands beside steps of {STEP_SECONDS * 1e3:.0f} ms, medians of {rounds}"
+        )
+        bench_watching(Path(home), rounds)
         print("\ncheckpoints")
         bench_saving(Path(home))
 

@@ -57,6 +57,7 @@ from trainer_daemon.engine.models.loss import use_fused_kernel
 from trainer_daemon.engine.native import NativeError
 from trainer_daemon.engine.optim.gradients import Gradients, LossScale
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
+from trainer_daemon.engine.outbox import Outbox
 from trainer_daemon.engine.pace import Pace
 from trainer_daemon.engine.precision import COMPUTE_DTYPES, choose_precision
 from trainer_daemon.engine.ranks import Ranks
@@ -91,7 +92,7 @@ class Job:
     spec: RunSpec
     plan: TrainingPlan
     ranks: Ranks
-    emit: Emit
+    emit: Outbox
     commands: Commands
     terminated: Callable[[], bool]
     """Whether this process was asked to end by a signal."""
@@ -151,7 +152,8 @@ class Job:
             self.emit(PhaseChanged(name, self.progress.step))
 
     def close(self) -> None:
-        """Let go of what works beside the training."""
+        """Tell what is still held, and let go of what works beside the training."""
+        self.emit.release()
         if self.live is not None:
             self.live.close()
 
@@ -408,7 +410,7 @@ def _assemble(
         spec=spec,
         plan=plan,
         ranks=ranks,
-        emit=emit,
+        emit=Outbox(emit, holds_steps=ranks.device.type != "cpu"),
         commands=commands,
         terminated=terminated,
         model=model,

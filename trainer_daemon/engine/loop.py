@@ -63,7 +63,10 @@ def train(job: Job) -> Finished:
                 meter.end_of("forward")
                 job.gradients.backward(loss)
             loss_sum += loss.detach()  # stays on the device, which works on while the next rows are read
+            job.emit.release()  # the news of the step before: from here on the device has work to do meanwhile
             meter.end_of("compute")
+        # did anyone ask for something? Looked for before the host waits for the device.
+        wants_attention = job.wants_attention()
         rank_grad_norm = job.gradients.finish()
         meter.end_of("compute")
 
@@ -72,7 +75,7 @@ def train(job: Job) -> Finished:
         loss_total, grad_norm, wishes, gone_off = ranks.sum(
             float(loss_sum),
             rank_grad_norm / ranks.world_size,
-            float(job.wants_attention()),
+            float(wants_attention),
             duties.timers_gone_off(job),
         )
         loss_nats, attention_wanted = loss_total / ranks.world_size, wishes > 0
@@ -105,7 +108,7 @@ def train(job: Job) -> Finished:
         progress.samples_seen += job.batches.global_rows
         progress.tokens += plan.global_batch_tokens
         progress.loss_nats = loss_nats if isfinite(loss_nats) else None
-        job.emit(
+        job.emit.step_is_done(
             TrainStep(
                 step=progress.step,
                 loss_nats=loss_nats,
