@@ -35,8 +35,8 @@ from trainer_daemon.link.client import Feed, send_command
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
 
-SAVE_EVERY = 15
-KILL_EVERY = 40
+SAVE_EVERY = 8
+KILL_EVERY = 24
 WAIT_SECONDS = 200.0
 
 

@@ -1,4 +1,4 @@
-"""Small C++ sources of ours, compiled on the machine that runs them and kept.
+"""Small C++ sources of ours, compiled on the machine that runs them and kept; and the compiler that torch is given.
 
 A library is named by a hash of its source, the compiler and the CPU, and appears by a rename: ranks that compile the same
 one at the same time both get a whole file, and a home shared by unlike machines holds one for each. There is no build
@@ -8,9 +8,12 @@ step, and nothing needs the headers of torch, which would take a compiler half a
 import ctypes
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +22,31 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fope
 COMPILE_SECONDS = 120.0
 CPU_FACTS = ("model name", "flags", "CPU implementer", "CPU part", "Features")
 """The lines of /proc/cpuinfo that decide what -march=native means."""
+
+WHOLE_OR_NOTHING = """\
+#!/bin/sh
+# Compiles under another name and renames: what torch finds in its cache is whole, whoever was killed meanwhile.
+# A signal to all processes of a job is for the ranks: they save and leave, but not while their compiler falls.
+trap '' TERM USR1 HUP
+target= previous= left=$#
+while [ "$left" -gt 0 ]; do
+  argument=$1 left=$((left - 1))
+  shift
+  case "$previous $argument" in
+    "-o -" | "-o /dev/"*) ;; # no file of anybody's
+    "-o "*) target=$argument argument=$argument.$$.unfinished ;;
+  esac
+  previous=$argument
+  set -- "$@" "$argument"
+done
+[ -n "$target" ] || exec {compiler} "$@"
+{compiler} "$@" || {{
+  code=$?
+  rm -f "$target.$$.unfinished"
+  exit "$code"
+}}
+exec mv -f "$target.$$.unfinished" "$target"
+"""
 
 
 class NativeError(Exception):
@@ -43,6 +71,29 @@ def load_library(source: Path, folder: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as e:
         raise NativeError(f"{compiler}: {_reason(e)}") from e
+
+
+def give_torch_a_compiler_that_publishes(folder: Path) -> None:
+    """From now on what torch.compile has compiled appears by a rename, too. Before torch's inductor is imported.
+
+    torch lets the compiler write into its cache under the final name and takes what is there for finished: a kill in the
+    middle left half a library, with which every later run of that model fell. See LOG.md, 2026-11-21, "A kill while
+    torch compiles". Without a compiler, or with a folder that cannot be written, all stays as it is.
+    """
+    default = "clang++" if sys.platform == "darwin" else "g++"  # as torch chooses
+    compiler = shutil.which(os.environ.get("CXX") or default)
+    if compiler is None:
+        return
+    # torch tells compilers apart by their names; the path is part of what it names its files by, and so a lasting one
+    wrapper = folder / f"whole-{sha256(compiler.encode()).hexdigest()[:8]}" / Path(compiler).name
+    with suppress(OSError):
+        if not wrapper.exists():
+            wrapper.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.NamedTemporaryFile("w", dir=wrapper.parent, delete=False) as made:
+                made.write(WHOLE_OR_NOTHING.format(compiler=shlex.quote(compiler)))
+            Path(made.name).chmod(0o700)
+            Path(made.name).replace(wrapper)
+        os.environ["CXX"] = str(wrapper)
 
 
 def find_compiler() -> str | None:

@@ -112,6 +112,7 @@ def train_run(
     from trainer_daemon.engine.job import Commands, StoppedBeforeTrainingError, build_job
     from trainer_daemon.engine.loop import train
     from trainer_daemon.engine.micro_batch import out_of_memory_told
+    from trainer_daemon.engine.native import give_torch_a_compiler_that_publishes
     from trainer_daemon.engine.ranks import join_ranks
 
     spec = present_spec(run)
@@ -125,6 +126,7 @@ def train_run(
         if output is not None:  # every rank passes here at every step
             output.turn_over_if_large()
 
+    give_torch_a_compiler_that_publishes(home() / "kernels")
     ranks = join_ranks(spec.runtime, FlightRecorder(run.rank_flight(attempt, rank)))
     if ranks.device.type == "cpu":
         keep_freed_memory()
