@@ -59,7 +59,9 @@ class Column:
         self._length += len(added)
 
     def truncate(self, length: int) -> None:
-        self._length = min(self._length, length)
+        """Into a buffer of its own: what is a longer view of one and the same buffer has only grown."""
+        if length < self._length:
+            self._buffer, self._length = self._buffer[:length].copy(), length
 
     def keep(self, rows: NDArray[np.intp], first: int, end: int) -> None:
         """Of the rows from `first` to before `end` only `rows`, in a new buffer: views of the old one stay as they were."""

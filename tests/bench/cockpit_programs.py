@@ -1,11 +1,13 @@
 """What `tests.bench.cockpit` measures, each run as a process on a pty of its own:
 
-    cockpit    the whole cockpit on runs whose records come from memory, so that the columns hold every point
+    cockpit    the whole cockpit as it comes, six charts (five of them with points), on runs whose records come from memory, so
+               that the columns hold every point
+    cockpit4   the same with four charts, each with all points
     charts     four of our charts and nothing else
     plotext    the same four with textual-plotext, given all points
     plotext2   the same, given two points a pixel column, as one would who knows that it is slow
 
-Each writes a byte to the pipe REPORT for every update that it was given and has drawn.
+Each writes a byte to the pipe REPORT for every update that it was given, once all runs have their history.
 """
 
 import os
@@ -31,15 +33,17 @@ from tui.chart.figure import Figure, Series
 from tui.chart.view import View
 from tui.chart.widget import Chart
 from tui.feed import FeedOpener, LinkState
+from tui.figures import CHARTS
+from tui.panes import charts
 from tui.panes.charts import ChartGrid
 from tui.screen_diff import DiffedApp
 from tui.screens.cockpit import CockpitScreen
-from tui.store import Ema, FloatArray, XAxis
+from tui.store import Column, Ema, FloatArray, XAxis
 from tui.terminal import is_writing
 
 UPDATE_SECONDS = 0.1
 BATCH = 5000
-CHARTS = 4
+SHOWN = 4
 TAIL_SHARE = 0.1
 NAMES = ("fox", "owl", "hen", "elk")
 
@@ -53,11 +57,11 @@ class MemoryFeed:
 
     link_state: LinkState = "disk"
 
-    def __init__(self, written: WrittenRun, steps: int, is_first: bool) -> None:
+    def __init__(self, written: WrittenRun, steps: int, on_update: Callable[[], None]) -> None:
         self._records = self._steps_of(written)
         self._waiting = steps
         self._due = 0.0
-        self._is_first = is_first
+        self._on_update = on_update
 
     def _steps_of(self, written: WrittenRun) -> Iterator[Record]:
         for step in range(1, sys.maxsize):
@@ -74,8 +78,7 @@ class MemoryFeed:
             time.sleep(min(timeout_seconds, self._due - now))
             return []
         self._due = max(self._due + UPDATE_SECONDS, now)
-        if self._is_first:
-            report()
+        self._on_update()
         return [next(self._records)]
 
     def close(self) -> None: ...
@@ -90,7 +93,8 @@ def cockpit(steps: int, runs: int, view: str) -> None:
         written[name].begin()
 
     def open_feed(run: RunDir, _after: dict[str, int]) -> MemoryFeed:
-        return MemoryFeed(written[run.name], steps, is_first=run.name == NAMES[0])
+        is_first = run.name == NAMES[0]
+        return MemoryFeed(written[run.name], steps, app.report if is_first else lambda: None)
 
     def prepare(screen: CockpitScreen) -> None:
         for name in NAMES[1:runs]:
@@ -99,7 +103,7 @@ def cockpit(steps: int, runs: int, view: str) -> None:
             chart = screen.query_one(ChartGrid).charts[0]
             chart.view = replace(chart.view, x_span=TAIL_SHARE * steps)
 
-    app = PreparedCockpit(written[NAMES[0]].run, open_feed, prepare)
+    app = PreparedCockpit(written[NAMES[0]].run, open_feed, prepare, steps, runs)
     app.run(mouse=False)
     for held in written.values():
         held.close()
@@ -108,17 +112,39 @@ def cockpit(steps: int, runs: int, view: str) -> None:
 class PreparedCockpit(Cockpit):
     """A cockpit to which something is done once its screen stands."""
 
-    def __init__(self, run: RunDir, open_feed: FeedOpener, prepare: Callable[[CockpitScreen], None]) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        open_feed: FeedOpener,
+        prepare: Callable[[CockpitScreen], None],
+        steps: int,
+        runs: int,
+    ) -> None:
         super().__init__(run, open_feed)
         self._prepare = prepare
+        self._steps, self._runs = steps, runs
+        self._has_history = False
+
+    def report(self) -> None:
+        if self._has_history:
+            report()
 
     def on_mount(self) -> None:
         self._looking = self.set_interval(0.05, self._look)
 
     def _look(self) -> None:
-        if isinstance(self.screen, CockpitScreen) and self.screen.state.history.metrics:
-            self._looking.stop()
-            self._prepare(self.screen)
+        screen = self.screen
+        if isinstance(screen, CockpitScreen) and screen.state.history.metrics:
+            if self._prepare is not _done:
+                prepare, self._prepare = self._prepare, _done
+                prepare(screen)
+            curves = [s.history.curve("loss_nats") for s in (screen.state, *screen.overlay.states)]
+            if len(curves) == self._runs and all(c is not None and len(c.x) >= self._steps for c in curves):
+                self._has_history = True
+                self._looking.stop()
+
+
+def _done(_screen: CockpitScreen) -> None: ...
 
 
 class Curve:
@@ -128,16 +154,15 @@ class Curve:
         self._random = np.random.default_rng(seed)
         self._total = 2 * points
         self._ema = Ema(0.98)
-        self.x: FloatArray = np.empty(0)
-        self.y: FloatArray = np.empty(0)
-        self.smooth: FloatArray = np.empty(0)
+        self._columns = Column(), Column(), Column()
         self.grow(points)
 
     def grow(self, points: int = 1) -> None:
-        x = np.arange(len(self.x), len(self.x) + points, dtype=np.float64)
+        x = np.arange(len(self._columns[0]), len(self._columns[0]) + points, dtype=np.float64)
         y = 1.5 + 6 * np.exp(-x / self._total / 0.05) + self._random.normal(0, 0.1, points)
-        self.smooth = np.concatenate((self.smooth, self._ema.extend(y)))
-        self.x, self.y = np.concatenate((self.x, x)), np.concatenate((self.y, y))
+        for column, added in zip(self._columns, (x, y, self._ema.extend(y)), strict=True):
+            column.extend(added)
+        self.x, self.y, self.smooth = (column.values for column in self._columns)
 
     def seen(self, view: str) -> slice:
         return slice(round(-TAIL_SHARE * len(self.x)), None) if view == "tail" else slice(None)
@@ -152,7 +177,7 @@ class FourCharts(DiffedApp[None]):
     def __init__(self, points: int, curves: int, view: str) -> None:
         super().__init__()
         self._curves = [
-            [Curve(points, 10 * chart + curve) for curve in range(curves)] for chart in range(CHARTS)
+            [Curve(points, 10 * chart + curve) for curve in range(curves)] for chart in range(SHOWN)
         ]
         self._view = view
 
@@ -208,7 +233,7 @@ def plotext(points: int, curves: int, view: str, per_column: int | None) -> App[
         IS_DIFFED = False  # as Textual comes
 
         def charts(self) -> Iterator[Widget]:
-            for index in range(CHARTS):
+            for index in range(SHOWN):
                 yield PlotextPlot(id=f"chart-{index}")
 
         def draw(self) -> None:
@@ -240,6 +265,10 @@ def thinned(x: FloatArray, y: FloatArray, most: int) -> tuple[list[float], list[
 def main(what: str, points: int, runs: int, view: str) -> None:
     match what:
         case "cockpit":
+            cockpit(points, runs, view)
+        case "cockpit4":
+            with_all_points = [chart for chart in CHARTS if chart.metric != "val_bpb"]
+            setattr(charts, "CHARTS", tuple(with_all_points[:SHOWN]))  # noqa: B010  no option of the cockpit
             cockpit(points, runs, view)
         case "charts":
             OurCharts(points, runs, view).run(mouse=False)

@@ -1,5 +1,6 @@
-"""A chart as rows of styled text: (figure, view, size) in, segments out, nothing remembered. It serves the cockpit's widget, which
-compares rows to repaint only the changed ones, and a plain print to a terminal or a file.
+"""A chart as rows of styled text: (figure, view, size) in, segments out. It serves the cockpit's widget, which compares rows to
+repaint only the changed ones, and a plain print to a terminal or a file. What is drawn depends on nothing else; who draws the same
+chart ten times a second hands in a `Memory`, and what did not change is not made again.
 
     points -> extents per pixel column -> dots per layer -> cells owned by one layer -> runs of one style
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +22,14 @@ from rich.style import Style
 
 from tui.chart import axis
 from tui.chart.axis import Span
+from tui.chart.columns import Reductions
 from tui.chart.figure import Figure, Mark, Series
 from tui.chart.marks import LOOKS, letter, letter_style, line_style
 from tui.chart.palette import Palette
 from tui.chart.scene import Trace, from_axis, scene, to_axis, x_text, x_ticks, y_ticks
 from tui.chart.symbols import BRAILLE, Symbols, span_dots
 from tui.chart.view import Bounds, View
+from tui.store import XAxis
 
 Row = list[Segment]
 
@@ -44,6 +48,23 @@ class Drawing(NamedTuple):
     """As many as the height asked for, each exactly as wide as asked for."""
     bounds: Bounds | None
     """Give them to the next call, so that the axes move as seldom as they can; None if there was nothing to draw."""
+
+
+class _Cells(NamedTuple):
+    """A plot, and the rows that were made of it."""
+
+    glyphs: NDArray[np.uint32]
+    owners: NDArray[np.intp]
+    styles: Sequence[Style]
+    rows: list[Row]
+
+
+class Memory:
+    """What the last drawing of a chart came to."""
+
+    def __init__(self) -> None:
+        self.reductions = Reductions()
+        self.cells: _Cells | None = None
 
 
 class Depth(IntEnum):
@@ -73,14 +94,16 @@ def draw(
     *,
     symbols: Symbols = BRAILLE,
     previous: Bounds | None = None,
+    memory: Memory | None = None,
 ) -> Drawing:
     """`figure` in `width` x `height` cells. `previous` are the bounds of the last drawing of this figure under this view's scale."""
+    memory = memory or Memory()
     plot_width, plot_height = width - GUTTER, height - 2
     title = _title_row(figure, view, width, palette, symbols)
     if plot_width < 4 or plot_height < 1:
         return Drawing([title, *_message_rows("", width, height - 1, palette)][:height], None)
     pixels = plot_width * symbols.dots_wide
-    seen = scene(figure, view, pixels, previous)
+    seen = scene(figure, view, pixels, previous, memory.reductions)
     if seen is None:
         message = _why_empty(figure, view)
         return Drawing([title, *_message_rows(message, width, height - 1, palette)], None)
@@ -97,11 +120,12 @@ def draw(
     glyphs, owners = _compose(layers, symbols, plot_height, plot_width)
     styles = [palette.muted, *(layer.style for layer in layers), palette.reference]
     _write_reference_labels(figure, view, bounds, layers, glyphs, owners)
-    if view.shows_marks:
+    if view.shows_marks and figure.marks:
         styles += _write_marks(figure, view, bounds, layers, glyphs, owners, palette, symbols)
-    plot = [_segments(glyphs[row], owners[row], styles) for row in range(plot_height)]
-    gutter = _gutter(figure, view, bounds.y, plot_height, palette, symbols)
-    labels = Segment(_x_labels(figure, view, bounds.x, plot_width), palette.muted)
+    plot = _plot_rows(glyphs, owners, styles, memory.cells)
+    memory.cells = _Cells(glyphs, owners, styles, plot)
+    gutter = _gutter(figure.factor, bounds.y, plot_height, palette.muted, symbols, log_y=view.log_y)
+    labels = Segment(_x_labels(figure.x_axis, bounds.x, plot_width, log_x=view.log_x), palette.muted)
     return Drawing(
         [title, *([margin, *row] for margin, row in zip(gutter, plot, strict=True)), [labels]], bounds
     )
@@ -114,7 +138,7 @@ def _mark_layers(
     figure: Figure, view: View, bounds: Bounds, shape: tuple[int, int], palette: Palette
 ) -> list[Layer]:
     layers = []
-    for kind, look in LOOKS.items() if view.shows_marks else ():
+    for kind, look in LOOKS.items() if view.shows_marks and figure.marks else ():
         if look.spacing is None:
             continue
         pixels = (
@@ -206,6 +230,20 @@ def _compose(
     return symbols.codepoints[patterns], owners
 
 
+def _plot_rows(
+    glyphs: NDArray[np.uint32], owners: NDArray[np.intp], styles: Sequence[Style], known: _Cells | None
+) -> list[Row]:
+    """Each row as segments; the ones that are as they are `known` to have been are the same objects."""
+    if known is None or known.glyphs.shape != glyphs.shape or known.styles != styles:
+        is_same = np.zeros(len(glyphs), dtype=bool)
+    else:
+        is_same = ((glyphs == known.glyphs) & (owners == known.owners)).all(axis=1)
+    return [
+        known.rows[row] if known is not None and same else _segments(glyphs[row], owners[row], styles)
+        for row, same in enumerate(is_same.tolist())
+    ]
+
+
 def _segments(glyphs: NDArray[np.uint32], owners: NDArray[np.intp], styles: Sequence[Style]) -> Row:
     """One row as runs of one style. A blank takes the style before it, so that gaps do not cut a line into many runs."""
     text = glyphs.tobytes().decode("utf-32-le" if glyphs.dtype.byteorder in "=<|" else "utf-32-be")
@@ -290,33 +328,35 @@ def _cell_row(height: float, y_bounds: Span, rows: int) -> int | None:
     return min(int((top - height) / (top - bottom) * rows), rows - 1)
 
 
+@lru_cache(maxsize=64)
 def _gutter(
-    figure: Figure, view: View, y_bounds: Span, rows: int, palette: Palette, symbols: Symbols
-) -> list[Segment]:
+    factor: float, y_bounds: Span, rows: int, style: Style, symbols: Symbols, *, log_y: bool
+) -> tuple[Segment, ...]:
     """The y axis: a label of at most GUTTER - 1 cells and the axis itself, for each row of the plot."""
-    labels = _y_labels(figure, view, y_bounds, rows)
+    labels = _y_labels(factor, y_bounds, rows, log_y=log_y)
     texts = (
         f"{labels[row][: GUTTER - 1]:>{GUTTER - 1}}{symbols.tick}"
         if row in labels
         else " " * (GUTTER - 1) + symbols.axis
         for row in range(rows)
     )
-    return [Segment(text, palette.muted) for text in texts]
+    return tuple(Segment(text, style) for text in texts)
 
 
-def _y_labels(figure: Figure, view: View, y_bounds: Span, rows: int) -> dict[int, str]:
+def _y_labels(factor: float, y_bounds: Span, rows: int, *, log_y: bool) -> dict[int, str]:
     placed: dict[int, str] = {}
-    for tick in y_ticks(figure.factor, y_bounds, max(rows // ROWS_PER_TICK, 3), log_y=view.log_y):
+    for tick in y_ticks(factor, y_bounds, max(rows // ROWS_PER_TICK, 3), log_y=log_y):
         row = _cell_row(tick.place, y_bounds, rows)
         if row is not None and row not in placed:
             placed[row] = tick.label
     return placed
 
 
-def _x_labels(figure: Figure, view: View, x_bounds: Span, plot_width: int) -> str:
+@lru_cache(maxsize=64)
+def _x_labels(x_axis: XAxis, x_bounds: Span, plot_width: int, *, log_x: bool) -> str:
     """The last row: each label centred under its column, and none that would touch the one before it."""
     row = ""
-    for tick in x_ticks(figure.x_axis, x_bounds, max(plot_width // LABEL_SPACING, 2), log_x=view.log_x):
+    for tick in x_ticks(x_axis, x_bounds, max(plot_width // LABEL_SPACING, 2), log_x=log_x):
         column = GUTTER + int((tick.place - x_bounds[0]) / (x_bounds[1] - x_bounds[0]) * plot_width)
         start = min(column - len(tick.label) // 2, GUTTER + plot_width - len(tick.label))
         if not row or start > len(row):

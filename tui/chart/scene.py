@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from tui.chart import axis
 from tui.chart.axis import Span
-from tui.chart.columns import polyline_extents, quantile_range
+from tui.chart.columns import Reductions, quantile_range
 from tui.chart.figure import Figure, Series
 from tui.chart.view import Bounds, View
 from tui.store import FloatArray, XAxis
@@ -72,17 +73,23 @@ def x_extent(figure: Figure, *, log_x: bool) -> Span | None:
     return math.log10(min(starts)), math.log10(max(ends))
 
 
-def scene(figure: Figure, view: View, pixels: int, previous: Bounds | None = None) -> Scene | None:
+def scene(
+    figure: Figure,
+    view: View,
+    pixels: int,
+    previous: Bounds | None = None,
+    reductions: Reductions | None = None,
+) -> Scene | None:
     """`figure` over `pixels` columns; None when there is nothing to draw. `previous`: the bounds of the last drawing of this
-    figure under this view's scale, which are kept while they still fit."""
+    figure under this view's scale, which are kept while they still fit. `reductions`: what was reduced for that drawing."""
+    reductions = reductions or Reductions()
+    reductions.begin()
     data = x_extent(figure, log_x=view.log_x)
     if data is None:
         return None
     x_bounds = _x_bounds(data, view, pixels, previous)
-    edges = np.linspace(*x_bounds, pixels + 1)
-    if view.log_x:
-        edges = 10.0**edges
-    traces = [_trace(series, edges, view) for series in figure.series]
+    edges = _edges(x_bounds, pixels, log_x=view.log_x)
+    traces = [_trace(series, edges, view, reductions) for series in figure.series]
     y_bounds = _y_bounds(figure, traces, view, (float(edges[0]), float(edges[-1])), previous)
     return None if y_bounds is None else Scene(Bounds(x_bounds, y_bounds), traces)
 
@@ -167,8 +174,18 @@ def _stretched_to_references(wanted: Span, figure: Figure, view: View) -> Span:
     return min([low, *near]), max([high, *near])
 
 
-def _trace(series: Series, edges: FloatArray, view: View) -> Trace:
-    raw = Extents(*polyline_extents(series.x, series.y, edges, log_y=view.log_y))
-    if series.smooth is None:
-        return Trace(series, raw, None)
-    return Trace(series, raw, Extents(*polyline_extents(series.x, series.smooth, edges, log_y=view.log_y)))
+@lru_cache(maxsize=64)
+def _edges(bounds: Span, pixels: int, *, log_x: bool) -> FloatArray:
+    """The x at both sides of each pixel column, in the figure's own units."""
+    edges = np.linspace(*bounds, pixels + 1)
+    if log_x:
+        edges = 10.0**edges
+    edges.flags.writeable = False
+    return edges
+
+
+def _trace(series: Series, edges: FloatArray, view: View, reductions: Reductions) -> Trace:
+    def reduced(y: FloatArray) -> Extents:
+        return Extents(*reductions.extents(series.x, y, edges, log_y=view.log_y))
+
+    return Trace(series, reduced(series.y), None if series.smooth is None else reduced(series.smooth))

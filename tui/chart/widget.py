@@ -17,7 +17,7 @@ from textual.strip import Strip
 
 from tui.chart import view as views
 from tui.chart.axis import Span
-from tui.chart.draw import GUTTER, Row, draw
+from tui.chart.draw import GUTTER, Memory, Row, draw
 from tui.chart.figure import Figure
 from tui.chart.palette import Palette
 from tui.chart.scene import x_extent
@@ -159,6 +159,7 @@ class Chart(ReadyRows, can_focus=True):
         self._data: Span | None = None
         self._bounds: Bounds | None = None
         self._rows: list[Row] = []
+        self._memory = Memory()
         self._drawn_on: tuple[int, int, Ground] | None = None
         """Width, height and ground of what was drawn last."""
 
@@ -172,7 +173,14 @@ class Chart(ReadyRows, can_focus=True):
             return
         figure = self._source(self.x_axis, self.view.smoothing)
         drawing = draw(
-            figure, self.view, width, height, self._palette(), symbols=self.symbols, previous=previous
+            figure,
+            self.view,
+            width,
+            height,
+            self._palette(),
+            symbols=self.symbols,
+            previous=previous,
+            memory=self._memory,
         )
         self._data, self._bounds = x_extent(figure, log_x=self.view.log_x), drawing.bounds
         ground = self.ground
