@@ -1,5 +1,6 @@
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -352,6 +353,33 @@ def test_a_record_that_overtook_others_waits_for_them(station: Station) -> None:
         poll_until_it_asks(feed)
         station.serve()
         assert take(feed, 2) == [2, 3]
+
+
+def test_an_answer_that_comes_after_one_has_asked_again_is_as_good(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a slow link, or beside a busy supervisor, each answer came too late and was asked for anew: a cockpit stood still
+    for minutes."""
+    monkeypatch.setattr(client_module, "ANSWER_SECONDS", 0.05)
+    ended = threading.Event()
+
+    def answer(request: Request) -> dict[str, Any]:
+        ended.wait(0.2)
+        return {"lines": [station.journal[request.args["after"]][1]]}
+
+    def serve() -> None:
+        while not ended.is_set():
+            station.server.serve(0.05, answer)
+
+    station.server.heartbeat(station.cursors)
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        with Feed(station.run) as feed:
+            assert take(feed, 3) == [1, 2, 3]
+    finally:
+        ended.set()
+        server.join()
 
 
 def test_a_record_that_nobody_can_give_is_asked_for_once_and_left_behind(station: Station) -> None:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import msgspec
@@ -50,6 +51,8 @@ LinkState = Literal["live", "disk", "lost"]
 """live: the supervisor is heard. disk: there is none, the files are read. lost: there is one that is not heard."""
 
 ANSWER_SECONDS = 2.0
+MOST_PATIENCE_SECONDS = 60.0
+"""Longest wait for a range until it is asked for again; a connection that breaks begins anew."""
 TRIES = 3
 KILL_SECONDS = 15.0
 SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
@@ -322,6 +325,14 @@ class Feed(Closing):
         self._readers = []
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A range request, and when it was made (monotonic)."""
+
+    stream: Stream
+    asked_at: float
+
+
 class _Connection:
     """The two sockets of a feed, and what is known about the other end."""
 
@@ -340,8 +351,11 @@ class _Connection:
         self._control = context.socket(zmq.DEALER)
         self._control.setsockopt(zmq.LINGER, 0)
         way.connect(self._control, "ctl")
-        self._asked: dict[Stream, tuple[str, float]] = {}
-        """Per stream, the range request under way: its id, and when to ask again."""
+        self._asked: dict[str, _Question] = {}
+        """Range requests under way, by their id. One that is asked again stays: whichever is answered first will do."""
+        self._ask_again_at: dict[Stream, float] = {}
+        self._patience_seconds: dict[Stream, float] = {}
+        """Grows with what answers take: asking again what a busy supervisor or a slow link is about to answer delays it more."""
 
     def wait(self, seconds: float) -> None:
         poller = zmq.Poller()
@@ -351,10 +365,13 @@ class _Connection:
 
     def ask_range(self, stream: Stream, after: int) -> None:
         now = time.monotonic()
-        if stream in self._asked and now < self._asked[stream][1]:
+        if now < self._ask_again_at.get(stream, now):
             return
         request = Request(VERSION, uuid.uuid4().hex, "range", {"stream": stream, "after": after})
-        self._asked[stream] = (request.id, now + ANSWER_SECONDS)
+        patience = self._patience_seconds.get(stream, ANSWER_SECONDS)
+        self._asked[request.id] = _Question(stream, now)
+        self._ask_again_at[stream] = now + patience
+        self._patience_seconds[stream] = min(2 * patience, MOST_PATIENCE_SECONDS)
         with suppress(zmq.Again):
             self._control.send(encode_request(request), zmq.NOBLOCK)
 
@@ -387,10 +404,17 @@ class _Connection:
             if reply is None:
                 continue
             self._heard()
-            for stream, (request_id, _) in list(self._asked.items()):
-                if reply.id == request_id:
-                    del self._asked[stream]
-                    take_range(stream, reply.result.get("lines", []))
+            if (question := self._asked.get(reply.id)) is not None:
+                self._learn_from(question)
+                take_range(question.stream, reply.result.get("lines", []))
+
+    def _learn_from(self, answered: "_Question") -> None:
+        """It need not be waited for any more, and the next one may take as long."""
+        stream = answered.stream
+        self._asked = {i: question for i, question in self._asked.items() if question.stream != stream}
+        self._ask_again_at.pop(stream, None)
+        taken = time.monotonic() - answered.asked_at
+        self._patience_seconds[stream] = min(max(ANSWER_SECONDS, 2 * taken), MOST_PATIENCE_SECONDS)
 
     def _heard(self) -> None:
         self.heard_at = time.monotonic()
