@@ -4,10 +4,10 @@ the path that paints. It only reads and hands over; folding is the app's, a slic
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
-from trainer_daemon.contract.history import read_history
+from trainer_daemon.contract.course import Item, Steps, read_course
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.status import RunStatus, judge
@@ -66,7 +66,7 @@ class Watch(threading.Thread):
         self.failure: Exception | None = None
         self._open_feed = open_feed
         self._wake = wake
-        self._inbox: deque[list[Record]] = deque()
+        self._inbox: deque[Sequence[Item]] = deque()
         self._stopping = threading.Event()
         self._life: tuple[LinkState, bool, bool] | None = None
 
@@ -79,7 +79,7 @@ class Watch(threading.Thread):
         """How many batches were read and not yet taken."""
         return len(self._inbox)
 
-    def take(self) -> list[Record]:
+    def take(self) -> Sequence[Item]:
         """The oldest batch that came and was not yet taken; empty if there is none."""
         return self._inbox.popleft() if self._inbox else []
 
@@ -103,19 +103,23 @@ class Watch(threading.Thread):
         """What the journal holds already, of long runs a thinned part, in the order of time: a feed gives a long history stream by stream, and a run that
         failed and was resumed would end with its old error. Returns the newest sequence number of each stream."""
         cursors: dict[str, int] = {}
-        batch: list[Record] = []
-        for record in read_history(self.run_folder.journal):
-            cursors[record.stream] = record.seq
-            batch.append(record)
-            if len(batch) == HISTORY_BATCH:
+        batch: list[Item] = []
+        rows = 0
+        for item in read_course(self.run_folder.journal):
+            newest = item.last if isinstance(item, Steps) else item
+            cursors[newest.stream] = newest.seq
+            batch.append(item)
+            rows += len(item) if isinstance(item, Steps) else 1
+            if rows >= HISTORY_BATCH:
                 self._hand_over(batch)
+                rows = 0
                 batch = []
                 if self._stopping.is_set():
                     break
         self._hand_over(batch)
         return cursors
 
-    def _hand_over(self, records: list[Record]) -> None:
+    def _hand_over(self, records: Sequence[Item]) -> None:
         while len(self._inbox) >= MOST_BATCHES and not self._stopping.wait(ROOM_SECONDS):
             pass
         self._inbox.append(records)

@@ -6,11 +6,13 @@ stored checkpoint, which no journal records, are folded in as the same events. K
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from trainer_daemon.contract.events import (
     FINAL_STATES,
@@ -48,6 +50,9 @@ from tui.chart.axis import compact
 from tui.machine import Machine
 from tui.store import Ema, RunHistory
 from tui.wording import count, size
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.course import Item, Steps
 
 Area = Literal["status", "curves", "checkpoints", "samples", "notes", "system", "alerts"]
 """What a batch of records can change; a widget draws again when its own area did."""
@@ -194,10 +199,14 @@ class RunState:
 
     # The fold
 
-    def apply(self, records: Iterable[Record]) -> set[Area]:
-        """Fold records in, in order."""
+    def apply(self, items: "Iterable[Item]") -> set[Area]:
+        """Fold records and steps in, in order."""
         changed: set[Area] = set()
-        for record in records:
+        for record in items:
+            if not isinstance(record, Record):
+                self._take_steps(record)
+                changed |= {"status", "curves"}
+                continue
             self.status.apply(record)
             changed.add("status")
             if (alarm := alarm_of(record, self.status.step)) is not None:
@@ -319,17 +328,37 @@ class RunState:
             value = getattr(e, name)
             values.append(math.nan if value is None else value)
 
+    def _take_steps(self, steps: "Steps") -> None:
+        """What `_take_step` does with one, with many."""
+        self._append_rows()
+        self.status.apply_steps(steps)
+        columns = {name: np.frombuffer(values) for name, values in steps.columns.items()}
+        step = columns["step"]
+        self.skipped_steps += step[columns["was_skipped"] > 0].astype(int).tolist()
+        seconds = np.maximum(0.0, columns["wall"] - (self.status.started_at or columns["wall"][0]))
+        goes_back = np.flatnonzero(np.diff(step, prepend=self._last_step) <= 0)
+        for begin, end in pairwise([*sorted({0, *goes_back.tolist()}), len(step)]):
+            if step[begin] <= self._last_step:
+                self.history.truncate(step[begin] - 1)
+            self._last_step = int(step[end - 1])
+            part = slice(begin, end)
+            values = {name: columns[name][part] for name in STEP_METRICS}
+            self._extend(step[part], seconds[part], columns["tokens"][part], values)
+
     def _append_rows(self) -> None:
         rows = self._rows
         if rows.step:
-            self.history.extend(
-                "train_step", step=rows.step, seconds=rows.seconds, tokens=rows.tokens, values=rows.values
-            )
-            smooth = self._loss_ema.extend(np.array(rows.values["loss_nats"]))
-            finite = smooth[np.isfinite(smooth)]
-            if len(finite):
-                self.smooth_loss_nats = float(finite[-1])
+            self._extend(rows.step, rows.seconds, rows.tokens, rows.values)
             self._rows = _StepRows()
+
+    def _extend(
+        self, step: ArrayLike, seconds: ArrayLike, tokens: ArrayLike, values: Mapping[str, ArrayLike]
+    ) -> None:
+        self.history.extend("train_step", step=step, seconds=seconds, tokens=tokens, values=values)
+        smooth = self._loss_ema.extend(np.asarray(values["loss_nats"], dtype=np.float64))
+        finite = smooth[np.isfinite(smooth)]
+        if len(finite):
+            self.smooth_loss_nats = float(finite[-1])
 
     def _take_evaluation(self, e: Evaluated, wall: float) -> None:
         # The event's own tokens are the held-out ones it read; along the x axis count those trained on.

@@ -19,7 +19,7 @@ import pyte
 
 from tests.tui.conftest import WrittenRun
 from tests.tui.terminal import PtyProcess
-from trainer_daemon.contract.history import thin_full_segments
+from trainer_daemon.contract.history import thin_history
 from trainer_daemon.contract.rundir import create_run, write_json
 from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.contract.status import observe
@@ -167,7 +167,7 @@ def write_run(steps: int) -> str:
     written.train(1, steps, every=steps // 50)
     written.end()
     written.close()
-    thin_full_segments(run.journal)
+    thin_history(run.journal)
     write_json(run.state_file, observe(run).to_json())
     return name
 

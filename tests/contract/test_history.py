@@ -8,7 +8,7 @@ from tests.cli.conftest import train_step
 from trainer_daemon.contract import history as history_module
 from trainer_daemon.contract import journal as journal_module
 from trainer_daemon.contract.events import Evaluated, Notice, RanksPaced, SystemSampled, TrainStep
-from trainer_daemon.contract.history import STEPS_PER_GROUP, read_history, thin_full_segments
+from trainer_daemon.contract.history import STEPS_PER_GROUP, read_history, thin_history
 from trainer_daemon.contract.journal import JournalWriter, read_all, segments
 
 STEPS = 2000
@@ -52,18 +52,21 @@ def test_a_long_history_keeps_few_steps_every_spike_and_all_else(journal: Path) 
 def test_the_segment_being_written_is_thinned_but_for_its_newest_part(
     journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole_bytes = 20_000
+    whole_bytes, piece_bytes = 20_000, 15_000
     monkeypatch.setattr(history_module, "WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(history_module, "PIECE_BYTES", piece_bytes)
     newest = segments(journal, "train")[-1].read_bytes()
-    assert len(newest) > 2 * whole_bytes
+    assert len(newest) > whole_bytes + 2 * piece_bytes
     lines = newest.splitlines(keepends=True)
     per_line = max(map(len, lines))
     steps = steps_of(journal)
     tail = list(range(STEPS - whole_bytes // per_line + 1, STEPS + 1))
     assert steps[-len(tail) :] == tail, "the newest steps are all there"
     first = STEPS + 1 - len(lines)
-    older = [step for step in steps if first <= step <= STEPS - whole_bytes // min(map(len, lines)) - 2]
-    assert len(older) < 3 * len(lines) / STEPS_PER_GROUP
+    newest_lines = (whole_bytes + piece_bytes) // min(map(len, lines)) + 2
+    older = [step for step in steps if first <= step <= STEPS - newest_lines]
+    pieces = len(newest) // piece_bytes
+    assert len(older) < 3 * len(lines) / STEPS_PER_GROUP + 2 * pieces
     others = [(r.stream, r.seq) for r in read_all(journal) if not isinstance(r.event, TrainStep)]
     read = [(r.stream, r.seq) for r in read_history(journal) if not isinstance(r.event, TrainStep)]
     assert read == others
@@ -74,6 +77,7 @@ def test_looks_at_ranks_and_machine_are_thinned_too_and_thin_no_step_out(
 ) -> None:
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 100_000)
     monkeypatch.setattr(history_module, "WHOLE_BYTES", 20_000)
+    monkeypatch.setattr(history_module, "PIECE_BYTES", 100_000)
     with JournalWriter(tmp_path, "train", 1) as train, JournalWriter(tmp_path, "system", 1) as system:
         for step in range(1, STEPS + 1):
             train.append(train_step(step))
@@ -113,8 +117,27 @@ def test_it_is_made_once_and_made_again_when_it_is_damaged(journal: Path) -> Non
     assert steps_of(journal) == first
     assert [f.stat().st_ino for f in files] != made
     files[2].unlink()
-    thin_full_segments(journal)
+    thin_history(journal)
     assert files[2].exists()
+
+
+def test_a_run_in_progress_is_thinned_piece_by_piece_and_each_line_is_in_one_of_them(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_module, "PIECE_BYTES", 7_000)
+    monkeypatch.setattr(history_module, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(history_module, "STEPS_PER_GROUP", 1)  # thins nothing
+    thin_history(journal, most=3)
+    assert len(list((journal / "history").iterdir())) == 3
+    thin_history(journal)
+    first, *_, last = segments(journal, "train")
+    pieces = sorted((journal / "history").glob(f"{first.stem}*"))
+    assert len(pieces) == -(-first.stat().st_size // 7_000)
+    assert b"".join(piece.read_bytes() for piece in pieces) == first.read_bytes()
+    of_open = sorted((journal / "history").glob(f"{last.stem}*"))
+    assert len(of_open) == last.stat().st_size // 7_000
+    assert last.read_bytes().startswith(b"".join(piece.read_bytes() for piece in of_open))
+    assert steps_of(journal) == list(range(1, STEPS + 1))
 
 
 def test_where_it_cannot_be_written_the_history_is_read_all_the_same(journal: Path) -> None:

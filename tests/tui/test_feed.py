@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NoReturn
 
+from trainer_daemon.contract.course import Item, Steps
 from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import Finished, Notice, StateChanged, TrainStep
 from trainer_daemon.contract.journal import Record
@@ -25,22 +26,37 @@ def until(watch: Watch, is_true: Callable[[], object]) -> None:
         watch.join(0.005)
 
 
-def watched(written: WrittenRun, steps: int) -> list[Record]:
-    """All records of the run, once `steps` steps have come."""
+def steps_in(items: Sequence[Item]) -> list[int]:
+    """The steps that came, in order, one by one or many at once."""
+    steps: list[int] = []
+    for item in items:
+        if isinstance(item, Steps):
+            steps += map(int, item.columns["step"])
+        elif isinstance(item.event, TrainStep):
+            steps.append(item.event.step)
+    return steps
+
+
+def walls_of(item: Item) -> list[float]:
+    return list(item.columns["wall"]) if isinstance(item, Steps) else [item.wall]
+
+
+def watched(written: WrittenRun, steps: int) -> list[Item]:
+    """All that came of the run, once `steps` steps have come."""
     watch = Watch(written.run, open_link)
     watch.start()
-    records: list[Record] = []
+    items: list[Item] = []
 
     def has_come() -> bool:
-        records.extend(watch.take())
-        return watch.is_caught_up and sum(isinstance(r.event, TrainStep) for r in records) >= steps
+        items.extend(watch.take())
+        return watch.is_caught_up and len(steps_in(items)) >= steps
 
     try:
         until(watch, has_come)
     finally:
         watch.stop()
     assert not watch.is_alive()
-    return records
+    return items
 
 
 def test_history_comes_in_the_order_of_time_so_that_old_errors_stay_old(runs: Runs) -> None:
@@ -51,10 +67,11 @@ def test_history_comes_in_the_order_of_time_so_that_old_errors_stay_old(runs: Ru
     written.tell("daemon", StateChanged("failed", "out of memory", 1, 1), StateChanged("starting", "", 1, 2))
     written.tell("daemon", StateChanged("running", "", 1, 2))
     written.train(5501, 6000)
-    records = watched(written, 6000)
-    assert [r.wall for r in records] == sorted(r.wall for r in records)
+    items = watched(written, 6000)
+    walls = [wall for item in items for wall in walls_of(item)]
+    assert walls == sorted(walls)
     state = RunState("fox")
-    state.apply(records)
+    state.apply(items)
     assert state.status.state == "running"
     assert state.status.error is None
 
@@ -70,7 +87,7 @@ def test_every_record_comes_once_whether_it_was_there_before_or_is_written_while
     seen: list[int] = []
 
     def take() -> int:
-        seen.extend(r.event.step for r in watch.take() if isinstance(r.event, TrainStep))
+        seen.extend(steps_in(watch.take()))
         return len(seen)
 
     until(watch, lambda: take() == 100)
@@ -130,7 +147,7 @@ def test_who_sleeps_is_woken_for_all_there_is_to_take_and_for_each_other_look_of
     written.begin()
     written.train(1, 50)
     woken = threading.Event()
-    taken: list[Record] = []
+    taken: list[Item] = []
     watch = Watch(written.run, open_link, woken.set)
     watch.start()
 
@@ -142,9 +159,9 @@ def test_who_sleeps_is_woken_for_all_there_is_to_take_and_for_each_other_look_of
                 taken.extend(watch.take())
 
     try:
-        sleep_until(lambda: watch.is_caught_up and watch.link_state and len(taken) > 50)
+        sleep_until(lambda: watch.is_caught_up and watch.link_state and len(steps_in(taken)) == 50)
         written.train(51, 60)
-        sleep_until(lambda: sum(isinstance(r.event, TrainStep) for r in taken) == 60)
+        sleep_until(lambda: len(steps_in(taken)) == 60)
         (written.run.checkpoints / "step-00000060").mkdir(parents=True)
         sleep_until(lambda: "step-00000060" in (watch.stored or ()))
     finally:
@@ -173,7 +190,7 @@ def test_a_run_quicker_than_it_is_folded_in_waits_in_its_journal_and_not_in_memo
     seen: list[int] = []
 
     def take() -> int:
-        seen.extend(r.seq for r in watch.take() if r.kind == "notice")
+        seen.extend(r.seq for r in watch.take() if isinstance(r, Record) and r.kind == "notice")
         return len(seen)
 
     until(watch, lambda: take() > 3 * MOST_BATCHES)

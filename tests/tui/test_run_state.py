@@ -3,10 +3,13 @@
 import math
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from trainer_daemon.contract.course import Steps, read_course
 from trainer_daemon.contract.events import (
     Alert,
     AttentionChosen,
@@ -24,9 +27,11 @@ from trainer_daemon.contract.events import (
     StateChanged,
     TrainStep,
 )
-from trainer_daemon.contract.journal import Record
+from trainer_daemon.contract.history import read_history
+from trainer_daemon.contract.journal import JournalWriter, Record
 from trainer_daemon.contract.status import RunStatus
 from tui.run_state import RunState
+from tui.store import X_AXES
 
 _seq = count(1)
 
@@ -97,6 +102,37 @@ def test_steps_taken_again_without_a_word_of_a_resume_cut_the_curve_too() -> Non
     state = RunState("fox")
     state.apply(told(step(1), step(2), step(3), step(2, 1.0)))
     assert curve(state, "loss_nats") == [(1, 2), (2, 1)]
+
+
+def test_steps_in_bulk_fold_to_the_same_curves_ghosts_and_numbers_as_one_by_one(tmp_path: Path) -> None:
+    with JournalWriter(tmp_path, "train", 1) as train:
+        for number in (*range(1, 300), *range(250, 400)):  # once without a word of a resume
+            loss = None if number == 120 else 3.0 - number / 400
+            train.append(replace(step(number, loss), was_skipped=number == 120))
+        train.append(evaluated(399, 1.2))
+        train.append(saved(399))
+        train.append(Resumed(350, "step-350", None))
+        for number in range(351, 420):
+            train.append(step(number))
+    one_by_one, in_bulk = RunState("fox"), RunState("fox")
+    one_by_one.apply(read_history(tmp_path))
+    items = list(read_course(tmp_path))
+    assert any(isinstance(item, Steps) and len(item) > 100 for item in items)
+    assert in_bulk.apply(items) == {"status", "curves", "checkpoints", "notes"}
+
+    def seen(state: RunState) -> list[Any]:
+        branches = [state.history.ghosts(metric, axis) for metric in ("loss_nats", "mfu") for axis in X_AXES]
+        found = [state.history.curve(metric) for metric in state.history.metrics]
+        every = [c for c in (*found, *(g for ghosts in branches for g in ghosts)) if c is not None]
+        assert len(every) > 10
+        return [(c.x.tolist(), np.nan_to_num(c.y, nan=-1.0).tolist()) for c in every]
+
+    assert seen(in_bulk) == seen(one_by_one)
+    assert list(in_bulk.skipped_steps) == list(one_by_one.skipped_steps) == [120]
+    assert in_bulk.smooth_loss_nats == pytest.approx(one_by_one.smooth_loss_nats)
+    assert in_bulk.status.step == one_by_one.status.step == 419
+    assert in_bulk.status.skipped_steps == one_by_one.status.skipped_steps
+    assert in_bulk.status.step_seconds == pytest.approx(one_by_one.status.step_seconds, rel=1e-3)
 
 
 def test_a_checkpoint_gets_the_score_of_the_evaluation_that_comes_after_it() -> None:

@@ -314,6 +314,10 @@ class Resumed(Event):
     """The best evaluation up to there."""
 
 
+STEP_PARTS = ("data", "compute", "wait", "optimizer")
+"""What `step_seconds` is made of, in the order in which a step does it; each is told in a field of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainStep(Event):
     """One optimizer step, measured over the global batch of all ranks."""
@@ -360,13 +364,8 @@ class TrainStep(Event):
 
     @property
     def part_seconds(self) -> dict[str, float | None]:
-        """What step_seconds is made of, in the order in which a step does it."""
-        return {
-            "data": self.data_seconds,
-            "compute": self.compute_seconds,
-            "wait": self.wait_seconds,
-            "optimizer": self.optimizer_seconds,
-        }
+        """Seconds of each of STEP_PARTS."""
+        return {part: getattr(self, f"{part}_seconds") for part in STEP_PARTS}
 
 
 @dataclass(frozen=True, slots=True)

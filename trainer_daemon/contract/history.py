@@ -1,15 +1,17 @@
-"""The history of a long run, thinned: what a screen can show of a million steps, read in a second or two.
+"""The history of a long run, thinned: what a screen can show of a million steps, read in a moment.
 
-A segment of the journal that is full does not change any more. Beside it lies, once someone made it, `history/` with
-the same lines but for most of those that come all the time: of every 64 steps the last one and the one with the highest
-loss stay, so that no spike is lost, of looks at the ranks and the machine one of many. The segment being written is thinned as it is read, but for its newest part, which is read whole. The journal stays
-the truth: a thinned segment that is missing or damaged is made again, and where it cannot be written the whole one is read.
+What lies in a journal behind its newest lines does not change any more. It is thinned in pieces of a few megabytes, as it
+grows: `history/` has a file for each, with the same lines but for most of those that come all the time. Of every 64 steps
+the last one and the one with the highest loss stay, so that no spike is lost; of looks at the ranks and the machine one of
+many. The newest lines are read one and all. The journal stays the truth: a piece that is missing or damaged is made again,
+by the supervisor or by whoever reads, and where it cannot be written it is made for that reader alone.
 """
 
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,88 +35,115 @@ EVERY = {b"ranks_paced": 16, b"system_sampled": 32}
 THINNED: tuple[Stream, ...] = ("train", "system")
 """The streams that have such kinds."""
 KIND = re.compile(rb'"kind":"(train_step|%s)"' % b"|".join(EVERY))
-WHOLE_BYTES = 4 * 2**20
-"""The newest steps, some six thousand, are read one and all."""
+PIECE_BYTES = 4 * 2**20
+"""A piece has the lines that begin within so many bytes: six thousand steps, thinned in 20 ms."""
+WHOLE_BYTES = 2 * 2**20
+"""At least so much of the segment being written, some three thousand steps, is read one and all."""
 READ_BYTES = 2**20
 LOSS = re.compile(rb'"loss_nats":([-+.e0-9]+|null)')
 
 
 def read_history(journal: Path) -> Iterator[Record]:
     """The records of all streams in order of time, thinned. The last record of each stream is always among them, so a watcher may go on behind it."""
-    yield from in_order_of_time(
-        _read_thinned(journal, stream) if stream in THINNED else read_stream(journal, stream)
-        for stream in STREAMS
-    )
+    yield from in_order_of_time(read_thinned(journal, stream) for stream in STREAMS)
+
+
+def read_thinned(journal: Path, stream: Stream) -> Iterator[Record]:
+    """The records of one stream, as `read_history` gives those of all."""
+    last_seq = 0
+    for line in settled_lines(journal, stream):
+        if (record := decode_line(line, stream)) is not None:
+            last_seq = record.seq
+            yield record
+    yield from read_stream(journal, stream, last_seq)
 
 
 def history_lines(journal: Path) -> Iterator[tuple[Stream, bytes]]:
     """What `read_history` reads as it stands in the files, stream by stream: for a watcher on another machine."""
     for stream in STREAMS:
         last_seq = 0
-        for segment in segments(journal, stream)[:-1] if stream in THINNED else ():
-            for line in _thinned_lines(segment):
-                if (record := decode_line(line, stream)) is not None:
-                    last_seq = record.seq
-                    yield stream, line
+        for line in settled_lines(journal, stream):
+            if (record := decode_line(line, stream)) is not None:
+                last_seq = record.seq
+                yield stream, line
         with JournalReader(journal, stream, last_seq) as reader:
             while batch := reader.poll():
                 yield from ((stream, line) for _, line in batch)
 
 
-def thin_full_segments(journal: Path) -> None:
-    """Thin whatever full segment was not yet: a third of a second for each. Raises OSError on a full disk."""
-    for stream in THINNED:
-        for segment in segments(journal, stream)[:-1]:
-            if not _thinned_path(segment).exists():
-                _thin(segment)
+def settled_lines(journal: Path, stream: Stream) -> Iterator[bytes]:
+    """The whole lines of a stream that are on the disk, thinned but for the newest. What was written meanwhile, or waits
+    for room on the disk, comes after them and is left to a JournalReader."""
+    for segment, pieces, is_open in _divided(journal, stream):
+        for number in range(pieces):
+            yield from _thinned_piece(segment, number)
+        if is_open:
+            with segment.open("rb") as file:
+                yield from _whole_lines(file, pieces * PIECE_BYTES, None)
 
 
-def _read_thinned(journal: Path, stream: Stream) -> Iterator[Record]:
-    last_seq = 0
+def thin_history(journal: Path, most: int | None = None) -> None:
+    """Thin what was not yet, at most so many pieces. Raises OSError where the journal cannot be read."""
+    missing = (
+        (segment, number)
+        for stream in THINNED
+        for segment, pieces, _ in _divided(journal, stream)
+        for number in range(pieces)
+        if not _piece_file(segment, number).exists()
+    )
+    for segment, number in islice(missing, most):
+        _thin(segment, number)
+
+
+def _divided(journal: Path, stream: Stream) -> Iterator[tuple[Path, int, bool]]:
+    """The segments of a stream, in how many pieces each is read, and whether it is the one being written."""
     every = segments(journal, stream)
     for segment in every:
-        is_full = segment is not every[-1]
-        for line in _thinned_lines(segment) if is_full else _older_lines(segment):
-            if (record := decode_line(line, stream)) is not None:
-                last_seq = record.seq
-                yield record
-    yield from read_stream(journal, stream, last_seq)
+        is_open = segment is every[-1]
+        if stream not in THINNED:
+            yield segment, 0, True
+        elif is_open:
+            yield segment, max(0, segment.stat().st_size - WHOLE_BYTES) // PIECE_BYTES, True
+        else:
+            yield segment, -(-segment.stat().st_size // PIECE_BYTES), False
 
 
-def _older_lines(segment: Path) -> Iterator[bytes]:
-    """The thinned lines of a segment that is being written, up to its newest part. Some may be damaged."""
-    with suppress(FileNotFoundError), segment.open("rb") as file:
-        end = os.fstat(file.fileno()).st_size - WHOLE_BYTES
-        yield from thinned(_lines_before(end, file))
+def _piece_file(segment: Path, number: int) -> Path:
+    return segment.parent / "history" / f"{segment.stem}.{number:02d}.jsonl"
 
 
-def _lines_before(end: int, file: BinaryIO) -> Iterator[bytes]:
-    while (left := end - file.tell()) > 0:
-        yield from file.readlines(min(left, READ_BYTES))
-
-
-def _thinned_path(segment: Path) -> Path:
-    return segment.parent / "history" / segment.name
-
-
-def _thinned_lines(segment: Path) -> list[bytes]:
-    """The lines kept of a full segment, thinned now when it was not before or when one is damaged."""
+def _thinned_piece(segment: Path, number: int) -> list[bytes]:
+    """The lines kept of a piece, thinned now when it was not before or when one is damaged."""
     with suppress(OSError):
-        kept = _thinned_path(segment).read_bytes().splitlines(keepends=True)
+        kept = _piece_file(segment, number).read_bytes().splitlines(keepends=True)
         if kept and all(map(is_whole, kept)):
             return kept
-    return _thin(segment)
+    return _thin(segment, number)
 
 
-def _thin(segment: Path) -> list[bytes]:
-    """Keep and store the lines of a full segment that tell its course. Damaged ones are left out."""
+def _thin(segment: Path, number: int) -> list[bytes]:
+    """Keep and store the lines of a piece that tell its course. Damaged ones are left out."""
+    path = _piece_file(segment, number)
     with segment.open("rb") as file:
-        kept = list(thinned(line for line in file if is_whole(line)))
-    path = _thinned_path(segment)
-    with suppress(OSError):  # a full disk, or someone else's run: it is read whole another time, too
-        path.parent.mkdir(exist_ok=True)
-        write_durably(path, b"".join(kept))
+        kept = list(thinned(_whole_lines(file, number * PIECE_BYTES, (number + 1) * PIECE_BYTES)))
+        with suppress(OSError):  # a full disk, or someone else's run: it is read whole another time, too
+            path.parent.mkdir(exist_ok=True)
+            os.fdatasync(file.fileno())  # nothing that is thinned outlives a power cut that its lines do not
+            write_durably(path, b"".join(kept))
     return kept
+
+
+def _whole_lines(file: BinaryIO, begin: int, end: int | None) -> Iterator[bytes]:
+    """The undamaged lines of a file that begin in this stretch of its bytes; without an end, to the last one."""
+    if begin:  # a line that began before belongs to the stretch before
+        file.seek(begin - 1)
+        file.readline()
+    while end is None or file.tell() < end:
+        # readlines goes on until it has more bytes than it was told, and without end when told 0
+        lines = file.readlines(READ_BYTES if end is None else max(1, min(READ_BYTES, end - file.tell() - 1)))
+        if not lines:
+            return
+        yield from filter(is_whole, lines)
 
 
 def thinned(lines: Iterable[bytes]) -> Iterator[bytes]:

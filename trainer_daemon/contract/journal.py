@@ -17,13 +17,13 @@ import errno
 import fcntl
 import heapq
 import json
+import math
 import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,7 +136,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_whole(line: bytes) -> bool:
@@ -482,21 +482,32 @@ def read_all(folder: Path, after: dict[str, int] | None = None) -> Iterator[Reco
 
 def in_order_of_time(streams: Iterable[Iterable[Record]]) -> Iterator[Record]:
     """Streams merged by wall time, each in its own order, also where somebody set the clock in between."""
-    timed = heapq.merge(*map(_with_steady_time, streams), key=lambda pair: pair[0])
+    timed = heapq.merge(*map(with_steady_time, streams), key=lambda pair: pair[0])
     yield from (record for _, record in timed)
 
 
-def _with_steady_time(stream: Iterable[Record]) -> Iterator[tuple[float, Record]]:
-    """The records with their wall time as if the clock had never been set: what it jumped by against the monotonic clock,
-    which starts anew with the machine, is taken off."""
-    before: Record | None = None
-    jumped = 0.0
+def with_steady_time(stream: Iterable[Record]) -> Iterator[tuple[float, Record]]:
+    """The records of a stream, each with its time by a `SteadyClock`."""
+    clock = SteadyClock()
     for record in stream:
-        if before is None or record.mono < before.mono:
-            jumped = 0.0
+        yield clock.time(record.wall, record.mono), record
+
+
+class SteadyClock:
+    """Wall time along a stream as if the clock had never been set: what it jumped by against the monotonic clock, which starts
+    anew with the machine, is taken off."""
+
+    def __init__(self) -> None:
+        self._wall, self._mono = math.nan, math.inf
+        self._jumped = 0.0
+
+    def time(self, wall: float, mono: float) -> float:
+        """Of the next record."""
+        passed = mono - self._mono
+        if passed < 0:
+            self._jumped = 0.0
         else:
-            passed = record.mono - before.mono
-            jump = record.wall - before.wall - passed
-            jumped += jump if abs(jump) > CLOCK_JUMP_SECONDS + CLOCK_SLEW * passed else 0.0
-        before = record
-        yield record.wall - jumped, record
+            jump = wall - self._wall - passed
+            self._jumped += jump if abs(jump) > CLOCK_JUMP_SECONDS + CLOCK_SLEW * passed else 0.0
+        self._wall, self._mono = wall, mono
+        return wall - self._jumped

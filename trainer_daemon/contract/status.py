@@ -6,13 +6,17 @@ none, and a run whose processes are gone never reads as running.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import pairwise
+from math import isnan
+from typing import TYPE_CHECKING, Any
 
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import (
     FINAL_STATES,
+    STEP_PARTS,
     Alert,
     AttemptStarted,
     CheckpointSaved,
@@ -35,6 +39,9 @@ from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.transitions import BY_RANKS
 from trainer_daemon.contract.wire import VERSION
 
+if TYPE_CHECKING:
+    from trainer_daemon.contract.course import Steps
+
 STATE_OF_PHASE: dict[str, State] = {
     "preparing": "starting",
     "building": "starting",
@@ -48,6 +55,8 @@ STATE_OF_PHASE: dict[str, State] = {
 
 STEP_SECONDS_DECAY = 0.9
 """Smoothing of step_seconds behind the ETA."""
+SMOOTHED_STEPS = 64
+"""Of many steps that come at once the newest so many are smoothed: those before would weigh a thousandth."""
 
 
 @dataclass(slots=True)
@@ -177,6 +186,31 @@ class RunStatus:
             case _:
                 pass
 
+    def apply_steps(self, steps: "Steps") -> None:
+        """Fold in many steps that follow each other: what `apply` makes of them one by one, in a tenth of the time."""
+        columns, older = steps.columns, len(steps) - 1
+        if older:
+            if self.started_at is None:
+                self.started_at = columns["wall"][0]
+            mono = columns["mono"][:older]
+            began = mono[0] if self.trained_until is None else self.trained_until
+            self.training_seconds += sum(
+                max(0.0, after - before) for before, after in pairwise([began, *mono])
+            )
+            self.trained_until = mono[-1]
+            self.skipped_steps += sum(was > 0 for was in columns["was_skipped"][:older])
+            peaks = [peak for peak in columns["peak_memory_bytes"][:older] if not isnan(peak)]
+            if peaks:
+                self.peak_memory_bytes = max(self.peak_memory_bytes or 0, int(max(peaks)))
+            smoothed = min(older, SMOOTHED_STEPS)
+            self.attempt_steps += older - smoothed
+            for row in range(older - smoothed, older):
+                self.attempt_steps += 1
+                parts = {part: columns[f"{part}_seconds"][row] for part in STEP_PARTS}
+                known = {part: seconds for part, seconds in parts.items() if not isnan(seconds)}
+                self._smooth_pace(columns["step_seconds"][row], known)
+        self.apply(steps.last)
+
     def _change_state(self, e: StateChanged) -> None:
         # a supervisor enters `starting` when a restart is due, and again when it launches
         was_due = self.state == "starting" and e.pid == self.pid
@@ -201,17 +235,20 @@ class RunStatus:
             self.peak_memory_bytes = max(self.peak_memory_bytes or 0, e.peak_memory_bytes)
         self.attempt_steps += 1
         self.skipped_steps += e.was_skipped
+        parts = {part: seconds for part, seconds in e.part_seconds.items() if seconds is not None}
+        self._smooth_pace(e.step_seconds, parts)
+        if self.total_steps is not None and self.step_seconds is not None:
+            self.eta_seconds = self.step_seconds * max(0, self.total_steps - e.step)
+
+    def _smooth_pace(self, step_seconds: float, parts: Mapping[str, float]) -> None:
+        """Of one step more, the last of `attempt_steps`."""
         # the first step of an attempt warms up kernels and caches, and says nothing about the ones to come
         is_first = self.step_seconds is None or self.attempt_steps <= 2
-        self.step_seconds = _smooth(None if is_first else self.step_seconds, e.step_seconds)
+        self.step_seconds = _smooth(None if is_first else self.step_seconds, step_seconds)
         before = self.step_parts if self.step_parts and not is_first else {}
         self.step_parts = {
-            part: _smooth(before.get(part), seconds)
-            for part, seconds in e.part_seconds.items()
-            if seconds is not None
+            part: _smooth(before.get(part), seconds) for part, seconds in parts.items()
         } or None
-        if self.total_steps is not None:
-            self.eta_seconds = self.step_seconds * max(0, self.total_steps - e.step)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `state.json` stores them."""

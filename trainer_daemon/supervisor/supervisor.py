@@ -34,7 +34,7 @@ from trainer_daemon.contract.events import (
     State,
     StateChanged,
 )
-from trainer_daemon.contract.history import read_history, thin_full_segments
+from trainer_daemon.contract.history import read_history, thin_history
 from trainer_daemon.contract.journal import STREAMS, JournalReader, JournalWriter, Record, Stream
 from trainer_daemon.contract.output import CUT_BYTES, cut_outgrown
 from trainer_daemon.contract.rundir import RunDir, write_json
@@ -312,7 +312,7 @@ class Supervisor:
             self._system.append(sample)
         self._port.heartbeat(self._status.cursors)
         with suppress(OSError):  # a disk that is full costs those who come late some seconds
-            thin_full_segments(self._run.journal)
+            thin_history(self._run.journal, most=1)
         self._store()
 
     def _bound_logs(self) -> None:
