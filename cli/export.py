@@ -53,6 +53,6 @@ def export(
     say(f"{hugging_face.NOT_IN_TRANSFORMERS}.")
     if to == "hf":
         say(
-            "So the folder carries its code: give trust_remote_code=True to AutoModelForCausalLM.from_pretrained and to "
-            f'AutoTokenizer.from_pretrained("{folder}")'
+            "So the folder carries its code, which AutoModelForCausalLM.from_pretrained runs with trust_remote_code=True. The "
+            f'tokenizer needs none: AutoTokenizer.from_pretrained("{folder}", trust_remote_code=False)'
         )

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from trainer_daemon.contract.generation import Generation
 from trainer_daemon.contract.hardware import usable_cores
 from trainer_daemon.engine.checkpoint.store import MANIFEST, read_manifest
 from trainer_daemon.link.inference import Worker, open_worker, worker_folder
-from trainer_daemon.processes.infer import check_gpu_memory, niceness_for, threads_for
+from trainer_daemon.processes.infer import niceness_for, threads_for
+from trainer_daemon.processes.room import GPU_MEMORY, free_memory, texts_that_fit
 
 GREEDY = Generation(prompt="One", max_tokens=12, temperature=0.0)
 ENDLESS = Generation(prompt="One", max_tokens=60_000, temperature=5.0, seed=1)
@@ -197,12 +199,63 @@ def test_a_thread_that_writes_takes_no_more_than_its_share_from_one_that_trains_
         assert cores * weight <= 1 / cores or niceness == 19  # there is no nicer
 
 
-def test_a_model_that_does_not_fit_a_gpu_is_refused_in_a_sentence(checkpoint: Path) -> None:
-    check_gpu_memory(checkpoint, free=1 << 30)
+def test_there_are_as_many_texts_at_once_as_memory_has_room_for(checkpoint: Path) -> None:
+    assert texts_that_fit(checkpoint, 1 << 30, GPU_MEMORY) == 64
     with pytest.raises(
-        RefusedError, match=r"step-00000012 needs 0\.0 GB of GPU memory to be loaded and 0\.0 GB"
+        RefusedError, match=r"step-00000012 needs 0\.\d MB of GPU memory .* and 0\.0 MB are free; end what"
     ):
-        check_gpu_memory(checkpoint, free=1 << 10)
+        texts_that_fit(checkpoint, 1 << 10, GPU_MEMORY)
+    room = [least for least in range(0, 1 << 21, 1 << 12) if fits(checkpoint, least)]
+    assert sorted(fits(checkpoint, free) for free in room) == [fits(checkpoint, free) for free in room]
+    assert {1, 2, 32, 64} <= {fits(checkpoint, free) for free in room}
+
+
+def fits(checkpoint: Path, free: int) -> int:
+    """Texts; 0 when it is refused."""
+    with suppress(RefusedError):
+        return texts_that_fit(checkpoint, free, GPU_MEMORY)
+    return 0
+
+
+def test_the_memory_that_is_free_is_what_a_container_leaves(tmp_path: Path) -> None:
+    """psutil tells of the whole machine, where a container of 64 MB has been ended by the kernel long before."""
+    free = free_memory(tmp_path, tmp_path / "none")
+    (tmp_path / "own").write_text("3:cpu:/\n0::/box/inner\n")
+    (tmp_path / "box/inner").mkdir(parents=True)
+    for folder, limit in (("box", str(64 << 20)), ("box/inner", "max")):
+        (tmp_path / folder / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / folder / "memory.current").write_text(f"{60 << 20}\n")
+        (tmp_path / folder / "memory.stat").write_text(
+            f"anon 7\nactive_file {1 << 20}\ninactive_file {2 << 20}\n"
+        )
+    assert free_memory(tmp_path, tmp_path / "own") == 7 << 20 < free
+
+
+def test_a_model_that_no_memory_holds_is_refused_in_a_sentence_and_the_worker_lives(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    large = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, large)
+    with open_worker() as worker:
+        expected = text_of(worker, checkpoint, GREEDY)
+        process = psutil.Process(worker.ping())
+        os.truncate(large / "model.safetensors", 1 << 40)  # no machine has so much; the file takes no disk
+        with pytest.raises(
+            RefusedError, match=r"needs 24\d\d\.\d GB of memory to be loaded.*, and [\d.]+ .B are free"
+        ):
+            worker.open(large)
+        if hasattr(process, "rlimit"):  # Linux: the limit of a running process
+            os.truncate(large / "model.safetensors", 1 << 27)  # every machine that tests this has so much
+            process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + (1 << 27), -1))
+            with pytest.raises(
+                RefusedError, match=r"needs 295\.\d MB of memory to be loaded.*, and 1\d\d\.\d MB are"
+            ):
+                text_of(worker, large, GREEDY)
+            process.rlimit(psutil.RLIMIT_AS, (-1, -1))
+            with pytest.raises(RunFailedError, match="damaged"):
+                worker.open(large)
+        assert text_of(worker, checkpoint, GREEDY) == expected
+        assert worker.ping() == process.pid
 
 
 def test_the_worker_takes_no_more_cores_than_are_its_share() -> None:

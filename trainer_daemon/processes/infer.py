@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer_daemon.contract.detach import ReadyPipe, leave_parent, settle_in
-from trainer_daemon.contract.errors import LlmctlError, RefusedError, RunFailedError
+from trainer_daemon.contract.errors import LlmctlError, RunFailedError
 from trainer_daemon.contract.generation import Piece
 from trainer_daemon.contract.hardware import usable_cores
 from trainer_daemon.contract.rundir import all_runs
 from trainer_daemon.link.inference import IDLE_SECONDS, InferenceServer, Loaded, worker_folder
+from trainer_daemon.processes.room import GPU_MEMORY, MAIN_MEMORY, free_memory, texts_that_fit
 
 if TYPE_CHECKING:
     import torch
@@ -31,14 +32,8 @@ SHARE_PER_NICENESS = 1.25
 """A process that is nicer by one has so much less of a core that both want, see sched(7)."""
 AUTOGROUP = Path("/proc/self/autogroup")
 """Niceness of a whole session, see sched(7); missing on other systems and where it is switched off."""
-GPU_ROWS, CPU_ROWS = 64, 16
-"""Texts of one checkpoint written at once."""
 SMALL_MODEL_BYTES = 64 << 20
 """Up to here a second thread costs more than it brings."""
-LOADING_FACTOR = 2.2
-"""Memory that loading takes at its peak, in sizes of the model's file: the tensors, and their packed copies."""
-GPU_LOADING_FACTOR = 1.6
-"""The same on a GPU: the tensors as they lie on the disk, their copies in bf16, and what CUDA takes for itself."""
 BUSY_GPUS = (
     "every GPU is computing for another process, so the CPU writes: slower, and at no cost to that one"
 )
@@ -127,12 +122,13 @@ def load_writer(checkpoint: Path, device: "torch.device", why_no_gpu: str | None
     from trainer_daemon.engine.inference.uncached import DECODER_IS_BEHIND, UncachedDecoder
 
     begun = time.monotonic()
-    model_bytes = check_memory(checkpoint)
     is_cpu = device.type == "cpu"
+    rows = texts_that_fit(checkpoint, free_memory(), MAIN_MEMORY)
     if not is_cpu:
-        check_gpu_memory(checkpoint, torch.cuda.mem_get_info(device)[0])
+        rows = texts_that_fit(checkpoint, torch.cuda.mem_get_info(device)[0], GPU_MEMORY)
     dtype = torch.float32 if is_cpu else torch.bfloat16
     session = load_session(checkpoint, device=device, dtype=dtype)
+    model_bytes = (checkpoint / "model.safetensors").stat().st_size
     threads = threads_for(model_bytes, is_training=any(run.ranks_are_alive() for run in all_runs()))
     decoder = session.decoder
     notices = [why_no_gpu] if why_no_gpu else []
@@ -150,46 +146,7 @@ def load_writer(checkpoint: Path, device: "torch.device", why_no_gpu: str | None
         is_chat=session.is_chat,
         notices=tuple(notices),
     )
-    rows = CPU_ROWS if is_cpu else GPU_ROWS
     return BatchWriter(Batch(decoder, session.tokenizer, rows, is_chat=session.is_chat), loaded, threads)
-
-
-def check_memory(checkpoint: Path) -> int:
-    """Size of the model's file in bytes. Raises RefusedError when loading it would push others out of memory."""
-    import psutil
-
-    file = checkpoint / "model.safetensors"
-    size = file.stat().st_size if file.is_file() else 0
-    free = psutil.virtual_memory().available
-    _check_room(checkpoint, size * LOADING_FACTOR, free, "memory")
-    return size
-
-
-def check_gpu_memory(checkpoint: Path, free: int) -> None:
-    """Raises RefusedError when the model and the cache of all its texts would not fit in so many bytes of a GPU."""
-    from pydantic import ValidationError
-
-    from trainer_daemon.contract.scaling import model_shape
-    from trainer_daemon.contract.spec import RunSpec
-    from trainer_daemon.engine.data.tokenizer import Tokenizer
-    from trainer_daemon.engine.inference.kv_cache import cache_bytes
-
-    try:
-        spec = RunSpec.model_validate_json((checkpoint / "spec.json").read_bytes())
-        vocab_size = Tokenizer.load(checkpoint / "tokenizer.json").vocab_size
-        size = (checkpoint / "model.safetensors").stat().st_size
-    except (LlmctlError, ValidationError, OSError):
-        return  # loading says what is wrong with it
-    cache = cache_bytes(model_shape(spec.model, vocab_size), rows=GPU_ROWS, bytes_each=2)
-    _check_room(checkpoint, size * GPU_LOADING_FACTOR + cache, free, "GPU memory")
-
-
-def _check_room(checkpoint: Path, needed: float, free: float, of_what: str) -> None:
-    if needed > free:
-        raise RefusedError(
-            f"{checkpoint.name} needs {needed / 1e9:.1f} GB of {of_what} to be loaded and {free / 1e9:.1f} GB are free; "
-            f"end what you can spare, or take a smaller model"
-        )
 
 
 def threads_for(model_bytes: int, *, is_training: bool) -> int:

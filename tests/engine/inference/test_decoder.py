@@ -54,9 +54,10 @@ def test_the_decoder_computes_what_the_model_computes(name: str, request: pytest
         assert len(set(expected)) > 10
 
 
-@pytest.mark.parametrize("name", ["windowed", "full"])
+@pytest.mark.parametrize("name", ["windowed", "full", "trained"])
 def test_texts_side_by_side_are_what_they_are_alone(name: str, request: pytest.FixtureRequest) -> None:
-    decoder = Decoder.of(request.getfixturevalue(name))
+    fixture: GPT | tuple[GPT, Tokenizer, Path] = request.getfixturevalue(name)
+    decoder = Decoder.of(fixture if isinstance(fixture, GPT) else fixture[0])
     prompts = [
         [n * n % 261 for n in range(start, start + length)] for start, length in ((1, 1), (4, 33), (9, 8))
     ]
