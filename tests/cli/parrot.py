@@ -31,7 +31,6 @@ class Bird:
             99,
             300,
             "a perch",
-            "fp32",
             0.1,
             is_chat=step == CHAT_STEP,
             notices=("it has one wing",) if step == CHAT_STEP else (),

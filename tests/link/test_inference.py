@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+import torch
 
 from tests.tiny import Recorder, run_tiny, tiny_spec
 from tests.workers import end_workers, workers_of
@@ -18,9 +19,11 @@ from trainer_daemon.contract.errors import LlmctlError, NotFoundError, RefusedEr
 from trainer_daemon.contract.events import Sampled
 from trainer_daemon.contract.generation import Generation
 from trainer_daemon.contract.hardware import usable_cores
+from trainer_daemon.contract.spec import RuntimeSpec
 from trainer_daemon.engine.checkpoint.store import MANIFEST, read_manifest
+from trainer_daemon.engine.precision import choose_precision
 from trainer_daemon.link.inference import Worker, open_worker, worker_folder
-from trainer_daemon.processes.infer import niceness_for, threads_for
+from trainer_daemon.processes.infer import niceness_for, precision_for, threads_for
 from trainer_daemon.processes.room import GPU_MEMORY, free_memory, texts_that_fit
 
 GREEDY = Generation(prompt="One", max_tokens=12, temperature=0.0)
@@ -64,7 +67,7 @@ def test_one_worker_serves_all_who_ask_whichever_checkpoint_they_ask_for(
     drawn = replace(GREEDY, temperature=1.0, seed=3)
     with open_worker() as first:
         loaded = first.open(checkpoint)
-        assert (loaded.step, loaded.context, loaded.device) == (12, 32, "CPU, 1 thread")
+        assert (loaded.step, loaded.context, loaded.device) == (12, 32, "CPU, 1 thread, fp32")
         assert text_of(first, checkpoint, replace(GREEDY, prompt=in_training.prompt)) == in_training.text
         monkeypatch.setenv("XDG_RUNTIME_DIR", "/tmp/of-another-session")  # where the socket is, the home says
         with open_worker() as second:
@@ -261,3 +264,10 @@ def test_a_model_that_no_memory_holds_is_refused_in_a_sentence_and_the_worker_li
 def test_the_worker_takes_no_more_cores_than_are_its_share() -> None:
     assert threads_for(7_000_000, is_training=False) == 1
     assert threads_for(1 << 30, is_training=True) <= max(1, threads_for(1 << 30, is_training=False) // 2)
+
+
+def test_a_cpu_that_multiplies_in_bf16_writes_in_it_where_that_is_faster() -> None:
+    cpu = torch.device("cpu")
+    assert precision_for(7_000_000, cpu) == "fp32"  # of the embedded default: bf16 writes half as fast
+    assert precision_for(1 << 30, cpu) == choose_precision(RuntimeSpec(), cpu)
+    assert precision_for(7_000_000, torch.device("cuda")) == "bf16"

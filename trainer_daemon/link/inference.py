@@ -67,8 +67,7 @@ class Loaded:
     """Tokens that the model can read at once."""
     vocab_size: int
     device: str
-    """Where it computes, in words."""
-    precision: str
+    """Where it computes and in which arithmetic, in words."""
     load_seconds: float
     """From the disk, hashes included."""
     is_chat: bool = False

@@ -25,6 +25,7 @@ from trainer_daemon.processes.room import GPU_MEMORY, MAIN_MEMORY, free_memory, 
 if TYPE_CHECKING:
     import torch
 
+    from trainer_daemon.contract.estimate import Precision
     from trainer_daemon.engine.inference.batch import Batch
 
 LEAST_NICENESS, MOST_NICENESS = 5, 19
@@ -33,7 +34,7 @@ SHARE_PER_NICENESS = 1.25
 AUTOGROUP = Path("/proc/self/autogroup")
 """Niceness of a whole session, see sched(7); missing on other systems and where it is switched off."""
 SMALL_MODEL_BYTES = 64 << 20
-"""Up to here a second thread costs more than it brings."""
+"""Up to here a second thread costs more than it brings, and so does bf16 on a CPU that multiplies in it."""
 BUSY_GPUS = (
     "every GPU is computing for another process, so the CPU writes: slower, and at no cost to that one"
 )
@@ -120,15 +121,17 @@ def load_writer(checkpoint: Path, device: "torch.device", why_no_gpu: str | None
     from trainer_daemon.engine.inference.batch import Batch
     from trainer_daemon.engine.inference.session import load_session
     from trainer_daemon.engine.inference.uncached import DECODER_IS_BEHIND, UncachedDecoder
+    from trainer_daemon.engine.precision import COMPUTE_DTYPES
 
     begun = time.monotonic()
     is_cpu = device.type == "cpu"
     rows = texts_that_fit(checkpoint, free_memory(), MAIN_MEMORY)
     if not is_cpu:
         rows = texts_that_fit(checkpoint, torch.cuda.mem_get_info(device)[0], GPU_MEMORY)
-    dtype = torch.float32 if is_cpu else torch.bfloat16
-    session = load_session(checkpoint, device=device, dtype=dtype)
-    model_bytes = (checkpoint / "model.safetensors").stat().st_size
+    file = checkpoint / "model.safetensors"
+    model_bytes = file.stat().st_size if file.is_file() else 0  # loading says what is wrong with it
+    precision = precision_for(model_bytes, device)
+    session = load_session(checkpoint, device=device, dtype=COMPUTE_DTYPES[precision])
     threads = threads_for(model_bytes, is_training=any(run.ranks_are_alive() for run in all_runs()))
     decoder = session.decoder
     notices = [why_no_gpu] if why_no_gpu else []
@@ -136,17 +139,27 @@ def load_writer(checkpoint: Path, device: "torch.device", why_no_gpu: str | None
         print(f"{checkpoint}: {DECODER_IS_BEHIND}", flush=True)
         notices.append(DECODER_IS_BEHIND)
     cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    where = cpu if is_cpu else torch.cuda.get_device_name(device)
     loaded = Loaded(
         step=session.step,
         context=decoder.shape.sequence_len,
         vocab_size=decoder.shape.vocab_size,
-        device=cpu if is_cpu else torch.cuda.get_device_name(device),
-        precision="fp32" if dtype == torch.float32 else "bf16",
+        device=f"{where}, {precision}",
         load_seconds=time.monotonic() - begun,
         is_chat=session.is_chat,
         notices=tuple(notices),
     )
     return BatchWriter(Batch(decoder, session.tokenizer, rows, is_chat=session.is_chat), loaded, threads)
+
+
+def precision_for(model_bytes: int, device: "torch.device") -> "Precision":
+    """Of the products: bf16 on a GPU, and for all but small models on a CPU that multiplies in it, else fp32."""
+    from trainer_daemon.contract.spec import RuntimeSpec
+    from trainer_daemon.engine.precision import choose_precision
+
+    if device.type != "cpu":
+        return "bf16"
+    return choose_precision(RuntimeSpec(), device) if model_bytes > SMALL_MODEL_BYTES else "fp32"
 
 
 def threads_for(model_bytes: int, *, is_training: bool) -> int:
