@@ -129,6 +129,7 @@ def test_what_the_worker_refuses_is_said(llmctl: Llmctl, parrot: Parrot) -> None
     [
         (("done", "x" * 30_001), 2, "30,000 bytes"),
         (("done", "a\x1b[2J"), 2, "control character U+001B"),
+        (("done", "a\udcff"), 2, "the byte 0xFF"),
         (("done", "a", "--top-p", "2"), 2, "top_p must be"),
         (("done", "a", "--overflow", "wrap"), 2, "slide or refuse"),
         (("done@11", "a"), 3, "the nearest is done@10"),

@@ -25,6 +25,8 @@ MAX_TOKENS = 1 << 16
 MAX_ALTERNATIVES = 20
 MAX_STOPS = 16
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What Python reads from bytes that are no UTF-8 (surrogateescape), and JSON from half a pair: nothing can send it on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Generation:
             f"at most {MAX_STOPS} strings, none of them empty",
             self.stop,
         )
+        for stop in self.stop:
+            _check_characters("a stop string", stop)
         alternatives = self.logprobs
         _check(
             "logprobs",
@@ -99,6 +103,16 @@ def _check_text(name: str, text: str) -> None:
         raise SpecError(
             f"{name} has the control character U+{ord(found[0]):04X} at place {found.start()}; "
             f"only tab and line ends may stand in it"
+        )
+    _check_characters(name, text)
+
+
+def _check_characters(name: str, text: str) -> None:
+    if found := _NO_CHARACTER.search(text):
+        code = ord(found[0])
+        what = f"the byte 0x{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}"
+        raise SpecError(
+            f"{name} is not UTF-8: at place {found.start()} stands {what}, which is no character; recode it"
         )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.generation import Generation
+from trainer_daemon.contract.generation import Generation, Message
 from trainer_daemon.engine.inference.sampling import NUCLEUS_GUESS, logprob_of, pick_token
 from trainer_daemon.engine.inference.text import StopFinder, TextStream
 
@@ -103,6 +103,22 @@ def test_a_prompt_with_control_characters_is_refused(bad: str) -> None:
     with pytest.raises(SpecError, match=r"control character U\+00"):
         Generation(prompt=bad)
     assert Generation(prompt="tab\tline\r\n🙂").prompt
+
+
+@pytest.mark.parametrize(
+    ("bad", "what"), [(b"On\xff", "the byte 0xFF"), (b"On\xed\xa0\x80", "the byte 0xED")]
+)
+def test_words_that_are_no_utf8_are_refused_with_the_byte_named(bad: bytes, what: str) -> None:
+    """From a pipe or an argument they reached the socket's encoder, and llmctl called it a bug of its own."""
+    text = bad.decode("utf-8", "surrogateescape")
+    with pytest.raises(SpecError, match=f"^the prompt is not UTF-8: at place 2 stands {what}"):
+        Generation(prompt=text)
+    with pytest.raises(SpecError, match=r"^message 1 is not UTF-8"):
+        Generation(prompt="", messages=(Message("user", text),))
+    with pytest.raises(SpecError, match=r"^a stop string is not UTF-8"):
+        Generation(prompt="", stop=(text,))
+    with pytest.raises(SpecError, match=r"stands U\+D83D, which is no character"):
+        Generation(prompt="\ud83d")  # as JSON may hold it
 
 
 def test_text_comes_out_whole_when_a_character_is_split_over_tokens() -> None:
