@@ -47,7 +47,6 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     pipe = ReadyPipe(options.ready_fd)
     leave_parent()
-    yield_cores()
     try:
         folder = worker_folder()
         settle_in(folder, folder / "worker.log")
@@ -56,6 +55,7 @@ def main(arguments: list[str]) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
         import torch
 
+        yield_cores()  # only now: somebody waits for this start, two seconds of work that no run would notice
         if gpu and not torch.cuda.is_available():
             why_none = "this torch has no CUDA, so the CPU writes; llmctl doctor says more"
         device = torch.device("cpu" if why_none or not gpu else "cuda")
