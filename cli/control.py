@@ -1,6 +1,7 @@
-"""`pause resume stop kill save eval check set`: asking a live run, and waiting until it says that it was done."""
+"""`pause resume stop kill save check set`: asking a live run, and waiting until it says that it was done."""
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from cli.printing import command_name, out, say
 from cli.references import RunArgument, TimeLimitOption
 
 if TYPE_CHECKING:
-    from trainer_daemon.contract.events import CommandDone
+    from trainer_daemon.contract.events import CommandDone, Event
     from trainer_daemon.contract.journal import Record
     from trainer_daemon.contract.rundir import RunDir
     from trainer_daemon.contract.status import RunStatus
@@ -27,19 +28,12 @@ TimeoutOption = Annotated[
 
 def pause(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
     """Pause at the next step boundary; the ranks keep their memory."""
-    _tell_done(run, "pause", timeout)
+    tell_done(run, "pause", timeout)
 
 
 def save(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
     """Save a checkpoint at the next step boundary."""
-    _tell_done(run, "save", timeout)
-
-
-def evaluate(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
-    """Measure val_bpb at the next step boundary."""
-    status = _tell_done(run, "evaluate", timeout)
-    if status.val_bpb is not None:
-        out(f"val_bpb {status.val_bpb:.6f}")
+    tell_done(run, "save", timeout)
 
 
 def check(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
@@ -47,7 +41,7 @@ def check(run: RunArgument, timeout: TimeoutOption = DONE_SECONDS) -> None:
 
     They must be the same. Where they are not, a device computes wrongly: the run ends without saving, and this exits with 4.
     """
-    _tell_done(run, "check", timeout)
+    tell_done(run, "check", timeout)
 
 
 def set_value(
@@ -67,7 +61,7 @@ def set_value(
     parts, value = parse_override(change)
     key = ".".join(parts)
     changed_spec(present_spec(find_run(run)), key, value)  # a typo is refused whether the run lives or not
-    _tell_done(run, "set", timeout, {"key": key, "value": value})
+    tell_done(run, "set", timeout, {"key": key, "value": value})
 
 
 def resume(
@@ -112,7 +106,7 @@ def resume(
                 f"{found.name} is {status.state}: --set and --time-limit are for one that has ended. Stop it first, or change "
                 f"what may change while it runs: llmctl set {found.name} KEY=VALUE"
             )
-        _tell_done(found.name, "resume", timeout)
+        tell_done(found.name, "resume", timeout)
         return
     if status.state == "completed":
         raise RefusedError(
@@ -231,10 +225,19 @@ def _end_processes(run: "RunDir", supervisor_pid: int | None) -> None:
     kill_unheard_run(run, supervisor_pid)
 
 
-def _tell_done(
-    reference: str, name: str, timeout: float, arguments: dict[str, Any] | None = None
+def tell_done(
+    reference: str,
+    name: str,
+    timeout: float,
+    arguments: dict[str, Any] | None = None,
+    *,
+    heard: "Callable[[Event], None]" = lambda _: None,
+    tell: Callable[[str], None] = out,
 ) -> "RunStatus":
-    """Send a command, wait for its `CommandDone`, say what it said. Returns the run's status by then."""
+    """Send a command, wait for its `CommandDone`, `tell` what it said. Returns the run's status by then.
+
+    `heard` is called with each event that comes meanwhile.
+    """
     from trainer_daemon.contract.errors import RefusedError, RunFailedError
     from trainer_daemon.contract.rundir import find_run
     from trainer_daemon.contract.status import observe
@@ -243,16 +246,21 @@ def _tell_done(
     found = find_run(reference)
     status = observe(found)
     _check_is_live(found, status)
-    done = _send_and_wait(found, status, name, timeout, arguments)
+    done = _send_and_wait(found, status, name, timeout, arguments, heard)
     if not done.ok:
         ends_run = status.alert is not None and status.alert["name"] == "replicas_differ"
         raise (RunFailedError if ends_run else RefusedError)(f"{found.name}: {done.message}")
-    out(printable(f"{found.name} {done.message}"))
+    tell(printable(f"{found.name} {done.message}"))
     return status
 
 
 def _send_and_wait(
-    run: "RunDir", status: "RunStatus", name: str, timeout: float, arguments: dict[str, Any] | None
+    run: "RunDir",
+    status: "RunStatus",
+    name: str,
+    timeout: float,
+    arguments: dict[str, Any] | None,
+    heard: "Callable[[Event], None]",
 ) -> "CommandDone":
     """Raises what the supervisor refuses with, RunFailedError when the run ends first, WaitTimeoutError."""
     from cli.following import check_outcome, follow, outcome
@@ -263,6 +271,8 @@ def _send_and_wait(
     for record in follow(run, status, until=time.monotonic() + timeout):
         if done := _answer_to(request_id, record):
             return done
+        if record is not None and record.event is not None:
+            heard(record.event)
     check_outcome(run, status)
     raise RefusedError(f"{outcome(run, status)}, before it could {name}")
 

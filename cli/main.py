@@ -27,6 +27,7 @@ from cli import (
     curves,
     data,
     doctor,
+    evaluation,
     export,
     fork,
     keys,
@@ -72,7 +73,7 @@ def root(
     pass
 
 
-NAMES = {control.evaluate: "eval", control.set_value: "set"}
+NAMES = {evaluation.evaluate: "eval", control.set_value: "set"}
 """Of functions that cannot be called what their command is: those are names of Python's own."""
 
 for function in (
@@ -94,7 +95,7 @@ for function in (
     control.stop,
     control.kill,
     control.save,
-    control.evaluate,
+    evaluation.evaluate,
     control.check,
     control.set_value,
     fork.fork,

@@ -10,6 +10,10 @@ TaskKind = Literal["multiple_choice", "schema", "language_modeling"]
 """multiple_choice: one query, several endings. schema: several beginnings, one ending. language_modeling: one text whose
 ending has to be the likeliest at every token."""
 
+EvalTask = Literal["bpb", "core", "hellaswag"]
+"""What can be asked of a model on request: held-out loss, all of CORE, or its best-known task alone."""
+HELLASWAG = "hellaswag_zeroshot"
+
 MOST_SHOTS = 10
 """A task needs one example more than it shows."""
 

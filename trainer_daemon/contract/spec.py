@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from trainer_daemon.contract.core_tasks import CORE_TASKS, MOST_SHOTS
+from trainer_daemon.contract.core_tasks import CORE_TASKS, HELLASWAG, MOST_SHOTS, EvalTask
 from trainer_daemon.contract.errors import SpecError, did_you_mean
 from trainer_daemon.contract.hardware import MPS_TAKES_ONE_RANK
 
@@ -234,6 +234,11 @@ class EvalSpec(Section):
     """Only these tasks, for example ["hellaswag_zeroshot"]; None: all that are there."""
     core_examples: int | None = Field(default=500, gt=MOST_SHOTS)
     """Most examples of a task that are asked; None: all of them."""
+
+
+def asking(settings: EvalSpec, task: EvalTask) -> EvalSpec:
+    """The settings with the tasks that `task` stands for: `core` as the spec has it, or HellaSwag alone."""
+    return settings.model_copy(update={"core_tasks": (HELLASWAG,)}) if task == "hellaswag" else settings
 
 
 class SampleSpec(Section):

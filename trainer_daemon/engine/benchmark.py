@@ -4,12 +4,14 @@ A benchmark never ends a run: whatever fails, on whichever rank, becomes an even
 """
 
 import time
+from functools import partial
 
-from trainer_daemon.contract.core_tasks import CORE_TASKS, CoreTask
+from trainer_daemon.contract.core_tasks import CoreTask
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.events import CoreScored, CoreTaskScored, Notice
 from trainer_daemon.contract.output import say
-from trainer_daemon.engine.evals.core import Example, count_right, open_core
+from trainer_daemon.contract.spec import EvalSpec
+from trainer_daemon.engine.evals.core import Example, count_right, in_one_figure, open_core, span_logits
 from trainer_daemon.engine.job import Job
 
 
@@ -23,31 +25,33 @@ def is_due(job: Job) -> bool:
     return every != "off" and step > 0 and (step % every == 0 or step == job.plan.total_steps)
 
 
-def evaluate(job: Job) -> None:
-    """Ask CORE's tasks of the present model. All ranks, each its share. An event has the figure, or why there is none."""
+def evaluate(job: Job, settings: EvalSpec | None = None) -> CoreScored | None:
+    """Ask CORE's tasks, those of `settings` instead of the spec's, of the present model. All ranks, each its share.
+
+    An event has the figure, or why there is none.
+    """
     step = job.progress.step
     with job.phase("evaluating"):
         began = time.perf_counter()
         job.model.eval()
         try:
-            tasks = _open_core_alike(job)
-            scores = [_score_core_task(job, task, examples) for task, examples in tasks.items()]
+            tasks = _open_core_alike(job, settings or job.spec.eval)
+            centred = {task: _score_core_task(job, task, examples) for task, examples in tasks.items()}
         except EvaluationFailedError as e:
             job.emit(Notice("error", f"CORE at step {step} was not measured: {e}"))
-            return
+            return None
         finally:
             job.model.train()
-        missing = [task.name for task in CORE_TASKS if task not in tasks]
-        mean = sum(scores) / len(scores)
-        seconds = time.perf_counter() - began
-        job.emit(CoreScored(step, None if missing else mean, mean, len(scores), missing, seconds))
+        scored = in_one_figure(step, centred, time.perf_counter() - began)
+        job.emit(scored)
+        return scored
 
 
-def _open_core_alike(job: Job) -> dict[CoreTask, list[Example]]:
+def _open_core_alike(job: Job, settings: EvalSpec) -> dict[CoreTask, list[Example]]:
     """The tasks and their examples, the same on all ranks."""
     error, tasks = "", {}
     try:
-        tasks = open_core(job.spec.eval, job.home)
+        tasks = open_core(settings, job.home)
     except (SpecError, OSError) as e:
         error = str(e)
         say(f"CORE at step {job.progress.step}: {error}")
@@ -65,7 +69,7 @@ def _score_core_task(job: Job, task: CoreTask, examples: list[Example]) -> float
         right = count_right(
             task,
             examples,
-            job.span_logits,
+            partial(span_logits, job.model),
             job.tokenizer.encode,
             bos_id=job.tokenizer.bos_id,
             longest=job.model.longest_text,

@@ -7,9 +7,11 @@ others before anything is done about them, so no rank ever acts on its own.
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from math import isfinite, nan
 from typing import Literal, Protocol
 
+from trainer_daemon.contract.core_tasks import EvalTask
 from trainer_daemon.contract.errors import LlmctlError
 from trainer_daemon.contract.events import (
     CheckpointFailed,
@@ -29,11 +31,13 @@ from trainer_daemon.contract.generation import Generation, Piece
 from trainer_daemon.contract.output import say
 from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.contract.settings import changed_spec, read_settings
+from trainer_daemon.contract.spec import asking
+from trainer_daemon.engine import benchmark
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.saver import SaveResult
 from trainer_daemon.engine.data.feed import STATE_FILE, live_state
 from trainer_daemon.engine.data.live import LiveRows
-from trainer_daemon.engine.evals.bpb import bits_per_byte, evaluated_rows, held_out_sums
+from trainer_daemon.engine.evals.bpb import bits_per_byte, evaluated_rows, held_out_sums, token_losses
 from trainer_daemon.engine.inference.batch import Batch, write
 from trainer_daemon.engine.inference.decoder import Decoder
 from trainer_daemon.engine.inference.uncached import DECODER_IS_BEHIND, UncachedDecoder, decoder_for
@@ -214,7 +218,7 @@ def evaluate(job: Job) -> bool:
                 total
                 for part in parts
                 for total in held_out_sums(
-                    job.token_losses,
+                    partial(token_losses, job.model),
                     job.held_out_rows,
                     job.token_bytes,
                     numbers=part,
@@ -393,8 +397,7 @@ def obey(job: Job) -> Finished | None:
                 ok = save(job, wait=True)
                 message = f"checkpoint of step {step} saved" if ok else "the save failed; see the events"
             case "evaluate":
-                ok = evaluate(job)
-                message = f"evaluated step {step}" if ok else "the evaluation failed; see the events"
+                ok, message = _evaluate_on_request(job, command.arguments.get("task", "bpb"))
             case "check":
                 compared, last_word = check_replicas(job)
                 if last_word:
@@ -458,6 +461,20 @@ def _next_in_time(job: Job) -> Command | None:
         late = f"{command.name} lapsed: its turn came after its deadline"
         job.emit(CommandDone(command.request_id, command.name, ok=False, message=late))
     return command
+
+
+def _evaluate_on_request(job: Job, task: EvalTask) -> tuple[bool, str]:
+    """Measure what was asked for. All ranks. Whether it was, and a sentence about it."""
+    step = job.progress.step
+    if task == "bpb":
+        ok = evaluate(job)
+        return ok, f"evaluated step {step}" if ok else "the evaluation failed; see the events"
+    found = benchmark.evaluate(job, asking(job.spec.eval, task))
+    return (
+        (True, f"step {step}: {found.in_words()}")
+        if found
+        else (False, "it was not measured; see the events")
+    )
 
 
 def _sample_on_request(job: Job, command: Command) -> tuple[bool, str]:

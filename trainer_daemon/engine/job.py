@@ -5,7 +5,7 @@ the data, the plan, the checkpoint. All ranks build the same job; only the main 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -206,19 +206,6 @@ class Job:
     def learning_rates(self, scale: float) -> dict[str, float]:
         """Each parameter group's rate at this multiplier of the peaks."""
         return {group: scale * peak for group, peak in _by_group(self.plan.learning_rates).items()}
-
-    def token_losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """(b, T), (b, T) -> (b·T,) nats of each target, without gradients."""
-        with torch.no_grad():
-            return self.model(inputs, targets, loss_reduction="none")
-
-    def span_logits(self, ids: Tensor, spans: Sequence[range]) -> list[Tensor]:
-        """(B, T), one range of positions a text -> for each text (S, V): the logits that predict the tokens there."""
-        hidden = self.model.hidden_states(ids)  # (B, T, C)
-        return [
-            self.model.unembed(row[span.start - 1 : span.stop - 1])
-            for row, span in zip(hidden, spans, strict=True)
-        ]
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from trainer_daemon.contract.core_tasks import EvalTask
 from trainer_daemon.contract.errors import RefusedError, SpecError, did_you_mean
 from trainer_daemon.contract.events import CommandName, State
 from trainer_daemon.contract.generation import Overflow
@@ -52,6 +53,12 @@ class SetArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: int | float | str | None
 
 
+class EvaluateArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments of `evaluate`."""
+
+    task: EvalTask = "bpb"
+
+
 def check_arguments(name: str, arguments: dict[str, Any], spec: RunSpec) -> dict[str, Any]:
     """The command's arguments, complete. Raises SpecError when the name or an argument is not one."""
     if name not in get_args(CommandName):
@@ -59,7 +66,7 @@ def check_arguments(name: str, arguments: dict[str, Any], spec: RunSpec) -> dict
         raise SpecError(
             f'no command is called "{name[:40]}"{did_you_mean(name, known)}; there are: {", ".join(known)}'
         )
-    kind = {"sample": SampleArguments, "set": SetArguments}.get(name)
+    kind = {"sample": SampleArguments, "set": SetArguments, "evaluate": EvaluateArguments}.get(name)
     if kind is None:
         if arguments:
             raise SpecError(f'the command "{name}" takes no arguments')

@@ -18,7 +18,14 @@ from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.events import CoreScored, CoreTaskScored, Notice
 from trainer_daemon.contract.spec import EvalSpec, build_spec
 from trainer_daemon.engine.data.prepare import with_absolute_paths
-from trainer_daemon.engine.evals.core import Scored, count_right, open_core, scored_texts, texts_of
+from trainer_daemon.engine.evals.core import (
+    Scored,
+    count_right,
+    open_core,
+    scored_texts,
+    span_logits,
+    texts_of,
+)
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "eval"
 TASKS = {task.name: task for task in CORE_TASKS}
@@ -167,7 +174,7 @@ def test_the_logits_of_a_span_are_those_that_predict_it(home: Path, tmp_path: Pa
     )  # longer than a row of training
     with torch.no_grad():
         whole = job.model(ids)
-        spans = job.span_logits(ids, [range(3, 5), range(20, 50)])
+        spans = span_logits(job.model, ids, [range(3, 5), range(20, 50)])
     torch.testing.assert_close(spans[0], whole[0, 2:4])
     torch.testing.assert_close(spans[1], whole[1, 19:49])
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainer_daemon.engine.data.batches import as_tensors
 from trainer_daemon.engine.data.rows import Rows
+from trainer_daemon.engine.models.gpt import GPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,14 @@ def evaluated_rows(rows: Rows, *, max_tokens: int, batch_rows: int, world_size: 
 
 
 @torch.no_grad()
+def token_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    """(B, T), (B, T) -> (B·T,) nats of each target, without gradients."""
+    return model(inputs, targets, loss_reduction="none")
+
+
+@torch.no_grad()
 def held_out_sums(
-    token_losses: Callable[[Tensor, Tensor], Tensor],
+    losses_of: Callable[[Tensor, Tensor], Tensor],
     rows: Rows,
     token_bytes: Tensor,
     *,
@@ -48,7 +55,7 @@ def held_out_sums(
 ) -> tuple[float, float, float]:
     """(nats, bytes, targets counted) of this rank's share of the rows with these numbers.
 
-    Rank r reads the r-th of them, the (r + W)-th, …. `token_losses` maps inputs (B, T) and targets (B, T), int64, to nats per target,
+    Rank r reads the r-th of them, the (r + W)-th, …. `losses_of` maps inputs (B, T) and targets (B, T), int64, to nats per target,
     (B * T,); the caller puts the model in evaluation mode. `token_bytes` is (V,), 0 for ids that do not count, on the
     model's device.
     """
@@ -58,7 +65,7 @@ def held_out_sums(
     sums = torch.zeros(3, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     for first in range(0, len(mine), batch_rows):
         inputs, targets = as_tensors(rows.rows(mine[first : first + batch_rows]), device)
-        nats = token_losses(inputs, targets).view(-1)
+        nats = losses_of(inputs, targets).view(-1)
         ids = targets.view(-1)
         target_bytes = torch.where(ids < 0, 0, token_bytes[ids.clamp(min=0)])  # an empty position has no byte
         counted = target_bytes > 0

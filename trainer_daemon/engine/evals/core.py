@@ -8,7 +8,7 @@ tokens scored. A task whose file is not there is left out and told; without all 
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from trainer_daemon.contract.core_tasks import CORE_TASKS, CoreTask, TaskKind
 from trainer_daemon.contract.errors import SpecError
+from trainer_daemon.contract.events import CoreScored
 from trainer_daemon.contract.places import resolve_path
 from trainer_daemon.contract.spec import EvalSpec
+from trainer_daemon.engine.models.gpt import GPT
 
 SHUFFLE_SEED = 1337
 SHOTS_SEED = 1234
@@ -57,6 +59,21 @@ def open_core(settings: EvalSpec, home: Path) -> dict[CoreTask, list[Example]]:
     if not tasks:
         raise SpecError(f"eval.core_source: {folder} holds none of the tasks, such as {wanted[0].file}")
     return tasks
+
+
+def span_logits(model: GPT, ids: Tensor, spans: Sequence[range]) -> list[Tensor]:
+    """(B, T), one range of positions a text -> for each text (S, V): the logits that predict the tokens there."""
+    hidden = model.hidden_states(ids)  # (B, T, C)
+    return [
+        model.unembed(row[span.start - 1 : span.stop - 1]) for row, span in zip(hidden, spans, strict=True)
+    ]
+
+
+def in_one_figure(step: int, centred: Mapping[CoreTask, float], seconds: float) -> CoreScored:
+    """What the tasks that were asked come to; `centred`: accuracy of each, 0 for guessing and 1 for all right."""
+    missing = [task.name for task in CORE_TASKS if task not in centred]
+    mean = sum(centred.values()) / len(centred)
+    return CoreScored(step, None if missing else mean, mean, len(centred), missing, seconds)
 
 
 def read_examples(file: Path, task: CoreTask, most: int | None) -> list[Example]:

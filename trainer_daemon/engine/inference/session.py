@@ -81,10 +81,24 @@ def load_session(
 ) -> Session:
     """A checkpoint, ready to write. Raises as `read_model`."""
     stored = read_model(checkpoint)
-    model = GPT(stored.shape, compute_dtype=dtype, device=device)
+    model = load_model(stored, device=device, dtype=dtype)
+    return Session(decoder_for(model), stored.tokenizer, stored.step, stored.is_chat)
+
+
+def load_model(
+    stored: StoredModel,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    document_start: int | None = None,
+) -> GPT:
+    """The model itself; `document_start` as GPT takes it. Raises RunFailedError when its tensors are another model's."""
+    model = GPT(stored.shape, compute_dtype=dtype, device=device, document_start=document_start)
     try:
         # assigned, not copied: the model takes no memory of its own, and is gone where the fast decoder writes
         model.load_state_dict({name: t.to(device) for name, t in stored.tensors.items()}, assign=True)
     except RuntimeError as e:
-        raise RunFailedError(f"{checkpoint.name} does not hold the model that its spec describes: {e}") from e
-    return Session(decoder_for(model), stored.tokenizer, stored.step, stored.is_chat)
+        raise RunFailedError(
+            f"the checkpoint of step {stored.step} does not hold the model that its spec describes: {e}"
+        ) from e
+    return model
