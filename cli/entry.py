@@ -12,7 +12,7 @@ INTERRUPTED = 130
 def app() -> int:
     """The program `llmctl`."""
     match sys.argv[1:]:
-        case ["attach", run] if not run.startswith(("-", "ssh://")) and on_terminal():
+        case ["attach", run] if not run.startswith("-") and "://" not in run and on_terminal():
             return attach(run)
     from cli.main import app as command_line
 

@@ -21,7 +21,7 @@ LOOK_SECONDS = 1.0
 QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, 0.5
 """Files in which nothing was new for so long are looked at so much more seldom: a cockpit left open on an ended run rests."""
 HISTORY_BATCH = 2000
-MOST_BATCHES = 16
+MOST_BATCHES = 4
 """That wait to be folded in; further ones are read when there is room, from the journal if need be."""
 ROOM_SECONDS = 0.02
 """Between two looks whether there is room."""

@@ -39,6 +39,8 @@ from tui.terminal import given_back
 SIZE = (120, 40)
 CYCLE = 1000
 """Events after which their kinds repeat; all but a few dozen of them are steps."""
+MOST_AT_ONCE = 50
+"""Events between two looks at the terminal."""
 LOOK_SECONDS = 1.0
 """Between two looks at memory."""
 WARM_UP_SHARE = 0.3
@@ -286,22 +288,23 @@ def soak(minutes: float, rate: float) -> None:
         supervisor_memory: list[float] = []
         cpu, supervisor_cpu = watcher.cpu_seconds, sum(emitter.supervisor.cpu_times()[:2])
         began = time.monotonic()
-        emitted, looked = 0, 0.0
+        emitted, looked, behind = 0, 0.0, 0
         while (passed := time.monotonic() - began) < minutes * 60:
-            due = int(passed * rate) - emitted
+            # not all at once where the machine was away for a while: the terminal has to be read meanwhile
+            due = min(int(passed * rate) - emitted, MOST_AT_ONCE)
             emitter.emit(due)
             emitted += due
             watcher.read(0.002, emitter.emitted_at)
             if passed - looked >= LOOK_SECONDS:
                 looked = passed
+                behind = max(behind, int(passed * rate) - emitted)
                 times.append(passed / 60)
                 memory.append(watcher.megabytes)
                 supervisor_memory.append(float(emitter.supervisor.memory_info().rss / 1e6))
                 if len(times) % 60 == 0:
                     print(
                         f"  {times[-1]:.0f} min: {emitted:,} events, cockpit {memory[-1]:.1f} MB, "
-                        f"supervisor {supervisor_memory[-1]:.1f} MB, latest frame {max(watcher.gaps[-600:]):.3f} s after "
-                        "the one before",
+                        f"supervisor {supervisor_memory[-1]:.1f} MB, {len(watcher.gaps):,} frames",
                         flush=True,
                     )
         cpu, supervisor_cpu = (
@@ -314,7 +317,7 @@ def soak(minutes: float, rate: float) -> None:
         print(
             f"{minutes:g} min at {rate:g} events/s, load {Path('/proc/loadavg').read_text().split()[0]}\n"
             f"  events     {emitter.last_seq:,} written, {had.cursors['train']:,} folded in, {had.breaks} out of order or missing; "
-            f"{had.rows:,} rows kept\n"
+            f"{had.rows:,} rows kept; the writer was {behind:,} behind at most\n"
             f"  memory     cockpit {memory[0]:.0f} to {memory[-1]:.0f} MB, {slope(times, memory):+.2f} MB/min after warm-up; "
             f"supervisor {supervisor_memory[0]:.0f} to {supervisor_memory[-1]:.0f} MB, "
             f"{slope(times, supervisor_memory):+.2f} MB/min\n"

@@ -217,3 +217,15 @@ def test_attaching_to_what_is_no_run_says_so(terminals: list[Terminal]) -> None:
     terminals.append(terminal := Terminal(ATTACH, "nobody"))
     assert terminal.wait_for_end() == 3
     assert b'error: "nobody" names no run' in terminal.sent
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("tcp://nobody@127.0.0.1:9", b"llmctl keys make"), ("ssh://box/a/b", b"ssh://[user@]host[:port]/RUN")],
+)
+def test_an_address_is_no_name_of_a_run(terminals: list[Terminal], address: str, words: bytes) -> None:
+    """On a terminal, where runs are opened before the command line is loaded, those with tcp:// were looked for here."""
+    terminals.append(terminal := Terminal(ATTACH, address))
+    assert terminal.wait_for_end() != 0
+    assert words in terminal.sent
+    assert b"names no run" not in terminal.sent

@@ -19,7 +19,9 @@ def resolve_path(path: str, home: Path, key: str = "data.source") -> str:
                 return str(candidate)
     except OSError as e:
         raise SpecError(f"{key}: cannot look into {e.filename}: {e.strerror}") from e
-    raise SpecError(f"{key}: there is nothing at {' nor at '.join(map(str, tried))}")
+    raise SpecError(
+        f"{key}: there is nothing at {' nor at '.join(map(str, tried))}; name what is there, or write the whole path"
+    )
 
 
 def matches(pattern: Path) -> Iterator[Path]:
