@@ -329,12 +329,12 @@ async def test_stop_asks_and_no_does_nothing(runs: Runs) -> None:
         await until(pilot, lambda: "no supervisor" in "".join(n.message for n in pilot.app._notifications))
 
 
-async def test_a_command_to_an_ended_run_answers_how_to_continue_it(runs: Runs) -> None:
+async def test_a_command_to_a_completed_run_answers_what_can_still_be_done(runs: Runs) -> None:
     run = runs.completed()
     async with Cockpit(run).run_test(size=MIDDLE, notifications=True) as pilot:
         screen = await opened(pilot)
         await pilot.press("P")
-        await until(pilot, lambda: "llmctl resume fox" in words(screen))
+        await until(pilot, lambda: "llmctl fork fox" in words(screen))
 
 
 async def test_help_lists_the_keys_with_what_they_do(runs: Runs) -> None:

@@ -107,16 +107,15 @@ class ChartGrid(Container, Backdrop):
         super().__init__(id="grid")
         self.others: Sequence[RunState] = ()
         """The runs laid over the one in sight."""
+        self.charts: Sequence[RunChart] = ()
+        """All of them, in sight or not."""
         self._page = 0
         self._per_page = len(CHARTS)
         self._alone: RunChart | None = None
 
     def compose(self) -> ComposeResult:
-        yield from (RunChart(spec) for spec in CHARTS)
-
-    @property
-    def charts(self) -> list[RunChart]:
-        return list(self.query(RunChart))
+        self.charts = [RunChart(spec) for spec in CHARTS]
+        yield from self.charts
 
     @property
     def shown(self) -> list[RunChart]:

@@ -113,6 +113,8 @@ class CockpitScreen(Screen[None], Backdrop):
         self._changed: set[Area] = set(ALL_AREAS)
         self._frame_seconds = REMOTE_FRAME_SECONDS if is_remote() else FRAME_SECONDS
         self._next_frame = 0.0
+        self._keys_said: tuple[object, ...] = ()
+        """What decides on the last row as it stands."""
         self._is_clock_due = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_woken = False
@@ -316,7 +318,7 @@ class CockpitScreen(Screen[None], Backdrop):
         sampling = Text(str(self.sampling), ink.muted) if width >= 60 else Text()
         target = Text.assemble((f"{self._target_words()} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
         self.query_one(PromptLine).show(target, sampling, placeholder)
-        self._lines("keys").show([self._keys_line(width)])
+        self._paint_keys(width)
 
     def _place_words(self) -> str:
         words = [place_of(self.run_folder), "read-only" if self.is_read_only else ""]
@@ -325,16 +327,23 @@ class CockpitScreen(Screen[None], Backdrop):
     def _lines(self, name: str) -> Lines:
         return self.query_one(f"#{name}", Lines)
 
-    def _keys_line(self, width: int) -> Text:
-        return keys_line(
-            width=width,
-            current=self.pane,
-            unseen_alerts=self.query_one(AlertsPane).unseen(self.state),
-            state=self.state.status.state,
-            is_read_only=self.is_read_only,
-            names=self.cockpit.key_names,
-            ink=palette_of(self.app),
-        )
+    def _paint_keys(self, width: int) -> None:
+        """Put together only when anything in it changes: it cost as much as a chart, at every frame."""
+        pane, ink = self.pane, palette_of(self.app)
+        unseen, state = self.query_one(AlertsPane).unseen(self.state), self.state.status.state
+        said = width, pane, unseen, state, self.is_read_only, ink
+        if said != self._keys_said:
+            self._keys_said = said
+            line = keys_line(
+                width=width,
+                current=pane,
+                unseen_alerts=unseen,
+                state=state,
+                is_read_only=self.is_read_only,
+                names=self.cockpit.key_names,
+                ink=ink,
+            )
+            self._lines("keys").show([line])
 
     def _redraw_all(self) -> None:
         self._next_frame = 0.0
