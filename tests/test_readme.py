@@ -10,8 +10,11 @@ import pytest
 
 from cli.plan import planned_vocab_size
 from presets.loader import list_presets, preset_tables
+from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.scaling import training_plan
 from trainer_daemon.contract.spec import build_spec
+from trainer_daemon.contract.status import RunStatus
+from trainer_daemon.supervisor.deliveries import message
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -82,3 +85,11 @@ def test_the_plan_of_the_readme_can_be_made(line: str) -> None:
     shown = llmctl(*line.split()[1:])
     assert shown.returncode == 0, shown.stderr
     assert "FLOPs" in shown.stdout
+
+
+def test_the_alerts_of_the_readme_are_a_spec_and_its_message_is_the_one_that_is_sent() -> None:
+    (block,) = re.findall(r"```toml\n(\[alerts\].*?)```", README, flags=re.DOTALL)
+    assert build_spec(tomllib.loads(block)).alerts.command
+    (told,) = re.findall(r"The message says what happened in (.*?)\.\n", README, flags=re.DOTALL)
+    sent = message(RunDir(Path("a")), "crash", "failed: an example", RunStatus("a"))
+    assert set(re.findall(r"`(\w+)`", told)) == set(sent)

@@ -305,7 +305,9 @@ def test_a_loss_that_is_not_finite_skips_the_step_and_then_ends_the_run(home: Pa
     job = build_tiny(tiny_spec(), home, seen, tmp_path)
     finished = train(job)
     assert (finished.reason, finished.step) == ("failed", 5)
-    assert "optim.matrix_lr" in finished.message
+    assert "with no good checkpoint to go back to; lower optim.matrix_lr" in finished.message
+    assert "schedule.warmup_steps" in finished.message  # so early
+    assert "fp32" not in finished.message  # which it is already
     others = [p for name, p in job.model.named_parameters() if "lm_head" not in name]
     assert all(bool(torch.isfinite(p).all()) for p in others)
 

@@ -13,8 +13,19 @@ from pathlib import Path
 import pytest
 
 from tests.supervisor.conftest import END_SECONDS, daemons
+from trainer_daemon.contract.journal import STREAMS, Record, read_all
+from trainer_daemon.contract.rundir import RunDir
 
 __all__ = ["daemons"]
+
+
+def assert_each_once_and_in_order(run: RunDir, seen: list[Record]) -> None:
+    """What a feed gave is the journal itself, up to where it looked last."""
+    written = list(read_all(run.journal))
+    for stream in STREAMS:
+        of_stream = [r for r in seen if r.stream == stream]
+        assert [r.seq for r in of_stream] == list(range(1, len(of_stream) + 1)), stream
+        assert of_stream == [r for r in written if r.stream == stream][: len(of_stream)]
 
 
 @dataclass

@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from tests.faults.conftest import rounds
+from tests.link.conftest import assert_each_once_and_in_order
 from tests.supervisor.conftest import (
     END_SECONDS,
     Daemons,
@@ -26,7 +27,6 @@ from tests.supervisor.conftest import (
 from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import Notice
 from trainer_daemon.contract.journal import (
-    STREAMS,
     JournalReader,
     JournalWriter,
     Record,
@@ -34,22 +34,13 @@ from trainer_daemon.contract.journal import (
     read_all,
     segments,
 )
-from trainer_daemon.contract.rundir import RunDir, create_run, recorded_sockets, socket_folder
+from trainer_daemon.contract.rundir import create_run, recorded_sockets, socket_folder
 from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.contract.wire import Request
 from trainer_daemon.link import client as client_module
 from trainer_daemon.link.client import Feed, LinkState, send_command
 from trainer_daemon.link.server import Server
 from trainer_daemon.link.ways import UnixWay
-
-
-def assert_each_once_and_in_order(run: RunDir, seen: list[Record]) -> None:
-    """What a feed gave is the journal itself, up to where it looked last."""
-    written = list(read_all(run.journal))
-    for stream in STREAMS:
-        of_stream = [r for r in seen if r.stream == stream]
-        assert [r.seq for r in of_stream] == list(range(1, len(of_stream) + 1)), stream
-        assert of_stream == [r for r in written if r.stream == stream][: len(of_stream)]
 
 
 def follow_until(feed: Feed, state: LinkState) -> list[Record]:

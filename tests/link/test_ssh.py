@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.link.conftest import Way
-from tests.link.test_feed import assert_each_once_and_in_order
+from tests.link.conftest import Way, assert_each_once_and_in_order
 from tests.supervisor.conftest import Daemons, follow, state_is, wait_until, wait_until_over
 from trainer_daemon.contract.errors import NotFoundError, RefusedError, SpecError
 from trainer_daemon.contract.events import TrainStep

@@ -1,9 +1,11 @@
 """A run that listens on TCP: who has a key that was let in may do all, everybody else nothing. (48)"""
 
 import random
+import re
 import shutil
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from tests.link.test_feed import assert_each_once_and_in_order
+from tests.link.conftest import assert_each_once_and_in_order
 from tests.supervisor.conftest import (
     END_SECONDS,
     Daemons,
@@ -40,16 +42,21 @@ from tui.errands import Errand
 
 @pytest.fixture
 def listen() -> str:
-    """An address of this machine with two free ports."""
+    """An address of this machine with two free ports. Between this look and the supervisor's someone could take one, but
+    where all of 127.0.0.0/8 is this machine nobody else comes to think of this address."""
+    chance = random.SystemRandom()
+    host = "127.0.0.1"
+    if sys.platform == "linux":
+        host = f"127.{chance.randrange(1, 255)}.{chance.randrange(1, 255)}.{chance.randrange(1, 255)}"
     while True:
-        port = random.SystemRandom().randrange(20_000, 30_000)
+        port = chance.randrange(20_000, 30_000)
         try:
             for one in (port, port + 1):
                 with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", one))
+                    probe.bind((host, one))
         except OSError:
             continue
-        return f"127.0.0.1:{port}"
+        return f"{host}:{port}"
 
 
 @pytest.fixture
@@ -196,11 +203,11 @@ def test_without_keys_or_a_plain_address_nothing_is_started(daemons: Daemons, li
         with pytest.raises(SpecError, match="should look like HOST:PORT"):
             daemons.start(listen=wrong)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", Place.parse(listen).port + 1))
+        place = Place.parse(listen)
+        taken.bind((place.host, place.port + 1))
         taken.listen()
-        with pytest.raises(
-            RefusedError, match=r"cannot listen on 127\.0\.0\.1, port \d+: Address already in use"
-        ):
+        told = rf"cannot listen on {re.escape(place.host)}, port \d+: Address already in use"
+        with pytest.raises(RefusedError, match=told):
             daemons.start(listen=listen)
     assert not list(runs_folder().glob("*")), "no run was begun"
 

@@ -18,7 +18,7 @@ def agent_command(run: RunDir, attempt: int) -> list[str]:
 if __name__ == "__main__":
     patience = Patience(
         stop_seconds=float(os.environ.get("STOP_SECONDS", "60")),
-        terminate_seconds=0.3,
+        terminate_seconds=float(os.environ.get("TERMINATE_SECONDS", "0.3")),
         finish_seconds=5,
     )
     sys.exit(main(sys.argv[1:], agent_command=agent_command, patience=patience))

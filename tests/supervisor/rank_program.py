@@ -1,7 +1,7 @@
 """A rank without torch, as a real process: it holds the lock, writes the journal and obeys commands as a rank does.
 
 FAULT, in the environment, makes it misbehave: `exit2` (a spec error), `crash` (an exception after each third step),
-`deaf` (ignores stop and SIGTERM), `full` (cannot save at a stop), `orphan` (leaves a child of its own behind), `sleepy` (does not start to step),
+`busy` (does not see a stop), `deaf` (nor SIGTERM), `full` (cannot save at a stop), `orphan` (leaves a child of its own behind), `sleepy` (does not start to step),
 `flood` (prints 200 MB before its first step, and as much again once its log was cut).
 """
 
@@ -134,7 +134,7 @@ def main() -> int:
         for record, _ in commands.poll():
             command = record.event
             assert isinstance(command, Command)
-            if command.name == "stop" and fault != "deaf":
+            if command.name == "stop" and fault not in ("busy", "deaf"):
                 if fault == "full":
                     text = f"step {step} could not be saved"
                     journal.append(CommandDone(command.request_id, "stop", ok=False, message=text))

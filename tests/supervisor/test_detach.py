@@ -108,6 +108,13 @@ STARTER = (
 )
 
 
+def processes_of_this_home() -> list[psutil.Process]:
+    """Those that this test began, not what another one has running at the same time."""
+    home = os.environ["LLMCTL_HOME"]
+    every = psutil.process_iter(["cmdline", "environ"])
+    return [p for p in every if (p.info["environ"] or {}).get("LLMCTL_HOME") == home]
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("delay", DELAYS)
 def test_killing_the_starter_at_any_moment_leaves_a_whole_run_or_none(daemons: Daemons, delay: float) -> None:
@@ -123,7 +130,7 @@ def test_killing_the_starter_at_any_moment_leaves_a_whole_run_or_none(daemons: D
     # program has no command line for a moment, so that no daemon in sight is not enough.
     wait_until(
         lambda: (
-            not any("daemon_program" in str(p.info) for p in psutil.process_iter(["cmdline"]))
+            not any("daemon_program" in str(p.info["cmdline"]) for p in processes_of_this_home())
             and all(observe(run).state == "completed" for run in all_runs())
         ),
         "a run does not end, or a daemon stays that belongs to none",

@@ -179,6 +179,21 @@ def test_kill_ends_every_process_at_once(daemons: Daemons, monkeypatch: pytest.M
     assert "killed on request" in events(run, StateChanged)[-1].reason
 
 
+def test_ranks_that_do_not_see_a_stop_get_sigterm_and_save(
+    daemons: Daemons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT", "busy")
+    monkeypatch.setenv("STOP_SECONDS", "0.3")
+    monkeypatch.setenv("TERMINATE_SECONDS", "600")
+    run = daemons.start()
+    watch(run, kind_is("train_step"))
+    send_command(run, "stop")
+    wait_until_over(run, daemons.pid)
+    assert events(run, Finished)[-1].message.startswith("stopped by a signal")
+    assert events(run, CommandDone)[-1].ok
+    assert states(run)[-2:] == ["stopping", "stopped"]
+
+
 def test_ranks_that_do_not_stop_get_sigterm_and_then_sigkill(
     daemons: Daemons, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from trainer_daemon.contract.events import Finished, Notice, TrainStep
 from trainer_daemon.engine import benchmark, duties, replicas, trouble
-from trainer_daemon.engine.health import MAX_SKIPPED_STEPS
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.optim import schedule
 from trainer_daemon.engine.step_meter import StepMeter
@@ -130,6 +129,4 @@ def train(job: Job) -> Finished:
         trouble.compare_pace(job, cost)
         # what stays not finite is in the parameters or in the data: back to a checkpoint, and past that data. All ranks.
         if job.health.must_roll_back and not trouble.roll_back(job):
-            advice = "lower optim.matrix_lr and optim.embedding_lr, or use runtime.precision=fp32"
-            seen = f"not finite for {MAX_SKIPPED_STEPS} steps in a row, after {job.health.rollbacks} rollbacks of this run"
-            return Finished("failed", progress.step, f"{seen}; {advice}", cause="nan")
+            return trouble.give_up(job)

@@ -2,9 +2,11 @@
 
 from math import isfinite
 
+import torch
+
 from trainer_daemon.contract.alerts import alert
 from trainer_daemon.contract.errors import RunFailedError
-from trainer_daemon.contract.events import Notice, RanksPaced, Resumed
+from trainer_daemon.contract.events import Finished, Notice, RanksPaced, Resumed
 from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.engine.checkpoint.files import choose_checkpoint, restore_generators
 from trainer_daemon.engine.duties import settle_save
@@ -12,6 +14,9 @@ from trainer_daemon.engine.health import MAX_ROLLBACKS, MAX_SKIPPED_STEPS, Verdi
 from trainer_daemon.engine.job import Job, load_checkpoint
 from trainer_daemon.engine.pace import WINDOW_STEPS
 from trainer_daemon.engine.step_meter import StepCost
+
+EARLY_STEPS = 100
+"""A loss that is not finite by then has met the full learning rate too soon, as often as one that is too high."""
 
 
 def record_doubt(
@@ -88,6 +93,23 @@ def roll_back(job: Job) -> bool:
     )
     job.emit(alert("rolled_back", saved.step, seen))
     return True
+
+
+def give_up(job: Job) -> Finished:
+    """The last word of a run whose loss stays not finite, and that cannot go back to where it was finite."""
+    rollbacks = job.health.rollbacks
+    tried = (
+        f"after {rollbacks} rollbacks of this run" if rollbacks else "with no good checkpoint to go back to"
+    )
+    factor = job.spec.schedule.learning_rate_factor
+    rates = "optim.matrix_lr and optim.embedding_lr"
+    advice = f"lower {rates if factor <= 1 else f'schedule.learning_rate_factor, which is {factor:g}'}"
+    if job.progress.step < EARLY_STEPS:
+        advice += ", or raise schedule.warmup_steps"
+    if job.model.compute_dtype != torch.float32:
+        advice += ", or use runtime.precision=fp32"
+    seen = f"not finite for {MAX_SKIPPED_STEPS} steps in a row, {tried}"
+    return Finished("failed", job.progress.step, f"{seen}; {advice}", cause="nan")
 
 
 def compare_pace(job: Job, cost: StepCost) -> None:
