@@ -285,19 +285,20 @@ def logs(
 
     found = find_run(run)
     name = source or f"rank-{rank}"
-    text, offset, size = found.read_log(name, 0)
-    if not text and not follow:
-        say(f"{name} of {found.name} has printed nothing; others: --rank N, --from agent, --from supervisor")
+    offset = 0
     while True:
         # looked at before reading: what is read afterwards includes the last words
         is_alive = found.supervisor_is_alive() or found.ranks_are_alive()
+        # until nothing comes, which may be before the file's end: a process that was killed leaves half a character there
+        text, offset, _ = found.read_log(name, offset)
         while text:
             out(printable(text), end="")
-            text, offset, size = found.read_log(name, offset)
-        if not follow or (not is_alive and offset >= size):
-            return
+            text, offset, _ = found.read_log(name, offset)
+        if not follow or not is_alive:
+            break
         time.sleep(LOG_POLL_SECONDS)
-        text, offset, size = found.read_log(name, offset)
+    if offset == 0 and not follow:
+        say(f"{name} of {found.name} has printed nothing; others: --rank N, --from agent, --from supervisor")
 
 
 def events(

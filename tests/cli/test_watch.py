@@ -213,6 +213,11 @@ def test_a_long_log_comes_whole(llmctl: Llmctl) -> None:
     assert llmctl("logs", "done", "-f").out == text  # the run is over, so following ends with the file
 
 
+def test_following_a_log_that_ends_within_a_character_ends_with_the_run(llmctl: Llmctl) -> None:
+    completed_run().rank_log(0).write_bytes("the last word: ä".encode()[:-1])
+    assert llmctl("logs", "done", "-f").out == "the last word: "
+
+
 def test_wait_says_how_the_run_ended(llmctl: Llmctl) -> None:
     completed_run()
     assert llmctl("wait", "done").out.startswith("done completed at step 3")
