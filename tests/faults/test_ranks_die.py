@@ -169,8 +169,9 @@ def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pair
 
 
 STALLING_RANK = """
-import os, sys, time
+import os, sys
 from pathlib import Path
+from trainer_daemon.__main__ import run_and_leave
 from trainer_daemon.engine.data.batches import Batches
 from trainer_daemon.processes.rank import main
 
@@ -178,24 +179,27 @@ read = Batches.micro_batches
 
 def read_late(batches, samples_seen):
     if os.environ["RANK"] == "1" and samples_seen == 4 * batches.global_rows:
-        Path(sys.argv[1], "stalled").touch()
-        while not Path(sys.argv[1], "read").exists():
-            time.sleep(0.02)
+        with Path(sys.argv[1], "rows").open("rb", buffering=0) as pipe:
+            Path(sys.argv[1], "stalled").touch()
+            pipe.read(1)
     return read(batches, samples_seen)
 
 Batches.micro_batches = read_late
-sys.exit(main(sys.argv[1:]))
+run_and_leave(lambda: main(sys.argv[1:]))
 """
 
 
 def test_sigterm_while_the_data_stalls_is_obeyed_after_the_step_that_waited(pairs: list[Pair]) -> None:
     """14: one rank waits for its rows, the other for that rank."""
     run = new_run("stalled", "train.num_iterations=1000", "train.micro_batch_size=4", "checkpoint.every=none")
+    os.mkfifo(run.path / "rows")
+    rows = os.open(run.path / "rows", os.O_RDWR)  # for both ways, so that neither side waits for the other to open it
     pairs.append(Pair(run, STALLING_RANK))
     wait_until((run.path / "stalled").exists, "it did not come to the stall", WAIT_SECONDS)
     pairs[-1].terminate()
-    (run.path / "read").touch()
+    os.write(rows, b".")
     pairs[-1].wait()
+    os.close(rows)
     steps = [r.event.step for r in read_all(run.journal) if isinstance(r.event, TrainStep)]
     saved = [r.event.step for r in read_all(run.journal) if isinstance(r.event, CheckpointSaved)]
     assert steps == [1, 2, 3, 4, 5]
