@@ -193,7 +193,7 @@ def test_sigterm_while_the_data_stalls_is_obeyed_after_the_step_that_waited(pair
     """14: one rank waits for its rows, the other for that rank."""
     run = new_run("stalled", "train.num_iterations=1000", "train.micro_batch_size=4", "checkpoint.every=none")
     os.mkfifo(run.path / "rows")
-    rows = os.open(run.path / "rows", os.O_RDWR)  # for both ways, so that neither side waits for the other to open it
+    rows = os.open(run.path / "rows", os.O_RDWR)  # both ways: no side waits for the other to open it
     pairs.append(Pair(run, STALLING_RANK))
     wait_until((run.path / "stalled").exists, "it did not come to the stall", WAIT_SECONDS)
     pairs[-1].terminate()

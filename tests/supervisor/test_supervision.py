@@ -286,7 +286,7 @@ def test_ranks_outlive_their_supervisor_and_a_new_one_takes_them_over(daemons: D
 def test_a_supervisor_that_dies_while_it_launches_leaves_no_second_set_of_ranks(
     daemons: Daemons, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AGENT_DELAY", "2")  # it has not yet said who it is
+    monkeypatch.setenv("AGENT_DELAY", "600")  # it does not come to say who it is
     run = daemons.start(nproc=2)
     wait_until(lambda: run_processes(run) != [], "no agent was launched")
     first = psutil.Process(agent_pid(run))
