@@ -109,9 +109,10 @@ def _measure(
 
     from trainer_daemon.contract.rundir import home
     from trainer_daemon.contract.spec import asking
-    from trainer_daemon.processes.infer import check_memory, free_gpu
+    from trainer_daemon.processes.infer import free_gpu
+    from trainer_daemon.processes.room import MAIN_MEMORY, free_memory, texts_that_fit
 
-    check_memory(path)
+    texts_that_fit(path, free_memory(), MAIN_MEMORY)  # refused now rather than by the kernel
     gpu, why_none = free_gpu()
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""  # before torch looks: a context alone would take memory
     if why_none:
