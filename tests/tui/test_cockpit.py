@@ -334,7 +334,7 @@ async def test_a_command_to_a_completed_run_answers_what_can_still_be_done(runs:
     async with Cockpit(run).run_test(size=MIDDLE, notifications=True) as pilot:
         screen = await opened(pilot)
         await pilot.press("P")
-        await until(pilot, lambda: "llmctl fork fox" in words(screen))
+        await until(pilot, lambda: "begin another from it with: llmctl" in words(screen))
 
 
 async def test_help_lists_the_keys_with_what_they_do(runs: Runs) -> None:
