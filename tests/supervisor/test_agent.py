@@ -73,6 +73,25 @@ def test_a_killed_rank_is_told_from_the_one_that_fell_with_it(run: RunDir) -> No
 
 
 @pytest.mark.slow
+def test_a_killed_rank_is_told_from_a_deaf_one_that_had_to_be_killed_after_it(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank whose model was being compiled did not heed SIGTERM, and was named as the one that fell first."""
+    monkeypatch.setenv("FAULT", "deaf")
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
+    agent = launch(run)
+    watch(run, kind_is("train_step"))
+    wait_until(lambda: "rank 1 of" in run.agent_log.read_text(), "rank 1 does not come up")
+    victim = next(p for p in run_processes(run) if p.pid in rank_pids(run) and p.environ()["RANK"] == "1")
+    kill_and_wait(victim.pid)
+    results = result_of(run, agent).ranks
+    assert [(r.rank, r.signal, r.is_root_cause) for r in results] == [
+        (0, "SIGKILL", False),
+        (1, "SIGKILL", True),
+    ]
+
+
+@pytest.mark.slow
 def test_sigterm_reaches_the_ranks_which_save_and_leave_and_a_hang_up_reaches_nobody(run: RunDir) -> None:
     agent = launch(run)
     watch(run, kind_is("train_step"))
@@ -110,7 +129,8 @@ def test_an_agent_that_cannot_start_torch_says_so(run: RunDir, monkeypatch: pyte
 class Failure:
     """What torch's ProcessFailure is read for."""
 
-    def __init__(self, exitcode: int) -> None:
+    def __init__(self, pid: int, exitcode: int) -> None:
+        self.pid = pid
         self.exitcode = exitcode
 
     def signal_name(self) -> str:
@@ -126,6 +146,7 @@ class Failure:
         ({0: (1, "Connection closed by peer")}, {0: 1, 1: -9}, 1),
         ({1: (9, "bad shard")}, {0: -15, 1: 1}, 1),
         ({0: (1, "Connection reset by peer")}, {0: 1, 1: -11, 2: -15}, 1),
+        ({}, {0: -9, 1: -9, 2: -9}, 2),
     ],
 )
 def test_the_rank_that_fell_first_is_found_among_those_that_fell_with_it(
@@ -134,8 +155,9 @@ def test_the_rank_that_fell_first_is_found_among_those_that_fell_with_it(
     for rank, (time_ns, message) in errors.items():
         error = RankError(rank, time_ns, "RuntimeError", message, 1)
         write_struct(rank_error_file(run.attempt(1), rank), error)
-    failures = {rank: Failure(code) for rank, code in exit_codes.items()}
-    results = explain_failures(run, 1, failures)  # type: ignore[arg-type]  # three of its attributes are enough
+    failures = {rank: Failure(100 + rank, code) for rank, code in exit_codes.items()}
+    first = 102  # of those that were killed in one way
+    results = explain_failures(run, 1, failures, first)  # type: ignore[arg-type]  # four of its attributes are enough
     assert [r.rank for r in results if r.is_root_cause] == [root]
 
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -75,8 +76,9 @@ def main(arguments: list[str], *, rank_command: Sequence[str] = RANK_COMMAND) ->
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, forward_to_ranks)
+    first_to_end = FirstToEnd()
     try:
-        result = launch(run, attempt, present_spec(run).runtime, rank_command)
+        result = launch(run, attempt, present_spec(run).runtime, rank_command, first_to_end)
     except LlmctlError as e:
         result = AttemptResult(error=str(e))
     except Exception as e:  # noqa: BLE001  # whatever it is, the supervisor must learn of it
@@ -95,7 +97,32 @@ def forward_to_ranks(_number: int, _frame: FrameType | None) -> None:
         rank.send_signal(signal.SIGTERM)
 
 
-def launch(run: RunDir, attempt: int, runtime: RuntimeSpec, rank_command: Sequence[str]) -> AttemptResult:
+class FirstToEnd:
+    """Remembers the child of this process that ended before all others, whatever became of them.
+
+    torch looks ten times a second, ends the other ranks and tells of all together; one that does not heed its SIGTERM, in a
+    compilation or a collective, ends with the SIGKILL that the first one may have died of, too.
+    """
+
+    def __init__(self) -> None:
+        self.pid: int | None = None
+        if hasattr(os, "waitid"):  # macOS got it with Python 3.13
+            signal.signal(signal.SIGCHLD, self._note)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        with suppress(ChildProcessError):  # torch has fetched it already
+            if self.pid is None and (child := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
+                failed = child.si_code != os.CLD_EXITED or child.si_status != 0
+                self.pid = child.si_pid if failed else None
+
+
+def launch(
+    run: RunDir,
+    attempt: int,
+    runtime: RuntimeSpec,
+    rank_command: Sequence[str],
+    first_to_end: FirstToEnd,
+) -> AttemptResult:
     """Start the ranks and wait until the last one has ended."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -123,7 +150,7 @@ def launch(run: RunDir, attempt: int, runtime: RuntimeSpec, rank_command: Sequen
     try:
         elastic_launch(config, sys.executable)(*rank_command, str(run.path))
     except ChildFailedError as e:
-        return AttemptResult(explain_failures(run, attempt, e.failures))
+        return AttemptResult(explain_failures(run, attempt, e.failures, first_to_end.pid))
     return AttemptResult()
 
 
@@ -213,8 +240,10 @@ def loopback_rendezvous(parameters: "RendezvousParameters") -> "RendezvousHandle
     return LoopbackRendezvous()
 
 
-def explain_failures(run: RunDir, attempt: int, failures: "dict[int, ProcessFailure]") -> list[RankResult]:
-    """How each fallen rank ended, and which one fell first."""
+def explain_failures(
+    run: RunDir, attempt: int, failures: "dict[int, ProcessFailure]", first_pid: int | None
+) -> list[RankResult]:
+    """How each fallen rank ended, and which one fell first. `first_pid`: the process that ended first, if it is known."""
     errors = {rank: read_struct(rank_error_file(run.attempt(attempt), rank), RankError) for rank in failures}
 
     def precedence(rank: int) -> tuple[int, int]:
@@ -223,7 +252,7 @@ def explain_failures(run: RunDir, attempt: int, failures: "dict[int, ProcessFail
         if code == -signal.SIGTERM:
             return 3, rank
         if error is None:
-            return 0 if code < 0 else 1, rank
+            return 0 if code < 0 else 1, -1 if failures[rank].pid == first_pid else rank
         return (2 if CONSEQUENCE.search(error.message) else 1), error.time_ns
 
     root = min(failures, key=precedence)
