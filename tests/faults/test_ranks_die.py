@@ -33,7 +33,7 @@ from trainer_daemon.contract.status import observe
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.link.client import Feed, send_command
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SAVE_EVERY = 8
 KILL_EVERY = 24
