@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
@@ -96,6 +97,9 @@ class Cockpit(DiffedApp[None]):
         from tui.feed import open_link
         from tui.screens.cockpit import CockpitScreen
 
+        if not gc.isenabled():  # `run_cockpit` left it out for the loading
+            gc.freeze()
+            gc.enable()
         screen = CockpitScreen(
             self._first_run,
             self._open_feed or open_link,
@@ -165,6 +169,7 @@ def run_cockpit(run: RunDir | None = None, *, is_read_only: bool = False) -> Non
         raise LlmctlError(f"the cockpit needs a terminal; without one, use: llmctl status {name} --json")
     settings = load_settings()
     app = Cockpit(run, settings=settings, is_read_only=is_read_only)
+    gc.disable()  # until all is loaded, which is there to stay: a sixth of loading is looking for garbage in it
     with given_back(app.end_soon):
         app.run(mouse=settings.mouse)
     if app.return_code:
