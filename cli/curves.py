@@ -116,6 +116,14 @@ def plot(
         Path | None,
         typer.Option("--svg", metavar="FILE", help="Write a vector picture of one chart instead."),
     ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option("--png", metavar="FILE", help="Write a picture in pixels (needs the extra png)."),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Write the numbers of one chart."),
+    ] = None,
 ) -> None:
     """Draw curves without the cockpit, up to eight runs over each other.
 
@@ -124,6 +132,7 @@ def plot(
     from dataclasses import replace
 
     from trainer_daemon.contract.errors import SpecError
+    from tui.chart.export import write_chart
     from tui.chart.symbols import SYMBOLS
     from tui.figures import figure, first_view, happenings
     from tui.overlay import MOST_RUNS
@@ -133,8 +142,13 @@ def plot(
     readings = read_runs(runs)
     first, *others = (reading.state for reading in readings)
     specs = chart_specs(metric or [m for m in DEFAULT_METRICS if m in first.history.metrics], first)
-    if svg is not None and len(specs) != 1:
-        raise SpecError(f"--svg takes one chart: add -m {specs[0].metric if specs else 'loss_nats'}")
+    files = {"--svg": svg, "--png": png, "--csv": csv}
+    wanted = {option: file for option, file in files.items() if file is not None}
+    for option, file in wanted.items():
+        if len(specs) != 1:
+            raise SpecError(f"{option} takes one chart: add -m {specs[0].metric if specs else 'loss_nats'}")
+        if file.suffix.lower() != f".{option[2:]}":
+            raise SpecError(f"{option} writes a file that ends in .{option[2:]}; got {printable(str(file))}")
 
     def picture(spec: "ChartSpec") -> "tuple[Figure, View]":
         view = first_view(spec, first.status.total_steps)
@@ -142,11 +156,10 @@ def plot(
         view = replace(view, log_x=log_x, log_y=log_y, clip=clip, smoothing=decay, shows_marks=marks)
         return figure(first, spec, x, decay, others), view
 
-    if svg is not None:
-        from tui.chart.vector import svg as as_svg
-
-        svg.write_text(as_svg(*picture(specs[0])), encoding="utf-8")
-        say(f"wrote {svg}")
+    for file in wanted.values():
+        write_chart(file, *picture(specs[0]), first.status.name)
+        say(f"wrote {file}")
+    if wanted:
         return
 
     def print_charts() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tui.app import Cockpit
 
 Hint = tuple[str, str]
-"""(a binding's id, or a key that is always the same; the word for what it does)"""
+"""(a binding's id, or several with blanks between, or a key that is always the same; the word for what it does)"""
 SHORT = {"space": "␣"}
 
 
@@ -51,5 +51,10 @@ def cockpit_of(app: App[object]) -> "Cockpit":
 def hint_line(hints: Sequence[Hint], names: Mapping[str, str], ink: Palette, gap: str = "  ") -> Text:
     """`/ ask  P pause`"""
     return Text(gap).join(
-        Text.assemble((names.get(key, key), hue(ink, SKY)), (f" {word}", ink.muted)) for key, word in hints
+        Text.assemble((spelled(ids, names), hue(ink, SKY)), (f" {word}", ink.muted)) for ids, word in hints
     )
+
+
+def spelled(ids: str, names: Mapping[str, str]) -> str:
+    """The keys of a hint: `[ ]`."""
+    return " ".join(names.get(one, one) for one in ids.split())

@@ -35,6 +35,12 @@ class Overlay:
     def names(self) -> list[str]:
         return list(self._followed)
 
+    @property
+    def is_caught_up(self) -> bool:
+        """All that is known of them by now is folded."""
+        watches = [followed.watch for followed in self._followed.values()]
+        return all(watch.is_caught_up and not watch.has_more for watch in watches)
+
     def toggle(self, run: RunDir) -> bool:
         """Take a run in or out. False when there is no colour left for it."""
         if (followed := self._followed.pop(run.name, None)) is not None:

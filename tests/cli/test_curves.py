@@ -170,6 +170,19 @@ def test_a_vector_picture_has_a_line_for_each_run_and_escapes_names(
     assert {"val bpb", "plain", "quick", "step"} <= set(texts)
 
 
+def test_a_plot_is_written_as_pixels_and_as_numbers(llmctl: Llmctl, pair: None, tmp_path: Path) -> None:
+    table, picture = tmp_path / "curve.csv", tmp_path / "curve.png"
+    assert llmctl("plot", "plain", "quick", "-m", "val_bpb", "--csv", str(table)).code == 0
+    runs = {line.split(",")[0] for line in table.read_text(encoding="utf-8").splitlines()[1:]}
+    assert runs == {"plain", "quick"}
+    wrong = llmctl("plot", "plain", "-m", "val_bpb", "--png", str(table))
+    assert wrong.code == 2
+    assert "ends in .png" in wrong.err
+    pytest.importorskip("PIL", reason="the extra png is not installed")
+    assert llmctl("plot", "plain", "quick", "-m", "val_bpb", "--png", str(picture)).code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_vector_picture_holds_one_chart(llmctl: Llmctl, pair: None, tmp_path: Path) -> None:
     told = llmctl("plot", "plain", "--svg", str(tmp_path / "two.svg"))
     assert told.code == 2

@@ -84,6 +84,10 @@ async def test_every_row_that_names_a_key_names_the_one_that_the_reader_chose(ru
         "checkpoint.verify": "V",
         "form.search": "ctrl+s",
         "talk.again": "R",
+        "log.search": "ctrl+g",
+        "text.tail": "ctrl+e",
+        "pane.on": "right_parenthesis",
+        "confirm.no": "x",
     }
     async with Cockpit(run, settings=Settings(keys=keys)).run_test(size=(160, 30)) as pilot:
         screen = await opened(pilot)
@@ -97,6 +101,14 @@ async def test_every_row_that_names_a_key_names_the_one_that_the_reader_chose(ru
         await until(pilot, partial(has, "^f picks runs", "N new", "^f pick", "o overlay", "␣ mark"))
         await pilot.press("3")
         await until(pilot, partial(has, "V verify", "p pin"))
+        await pilot.press("d")
+        await until(pilot, partial(has, "y  yes      x  no"))
+        await pilot.press("x")
+        await until(pilot, lambda: pilot.app.screen is screen)
+        await pilot.press("4")
+        await until(pilot, partial(has, "^g searches", "[ ) which", "^g search", "^e follow"))
+        await pilot.press("3")  # in the log N searches
+        await until(pilot, partial(has, "V verify"))
         await pilot.press("N")
         await until(pilot, partial(has, "^s searches all fields", "^s all fields", "⏎ start"))
         await pilot.press("escape")

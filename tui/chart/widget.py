@@ -167,6 +167,14 @@ class Chart(ReadyRows, can_focus=True):
         """Ask the source, draw, and refresh the rows that changed."""
         self._redraw(self._bounds)
 
+    def shown_figure(self) -> tuple[Figure, View]:
+        """What it shows, and how."""
+        return self._source(self.x_axis, self.view.smoothing), self.view
+
+    def forget_axes(self) -> None:
+        """The next drawing finds the ends of its axes anew."""
+        self._bounds = None
+
     def _redraw(self, previous: Bounds | None) -> None:
         width, height = self.size
         if not (self.is_attached and width and height):

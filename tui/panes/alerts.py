@@ -21,7 +21,7 @@ from tui.alarms import Alarm, suggested_command
 from tui.chart.palette import Palette
 from tui.evidence import MOST_BYTES, evidence_lines
 from tui.ink import HUE_OF_LEVEL, SKY, hue, palette_of
-from tui.key_names import Hint
+from tui.key_names import Hint, cockpit_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, RunState
 from tui.widgets.lines import Lines
@@ -38,7 +38,7 @@ BESIDE_WORDS = 40
 class AlertsPane(Pane):
     DEFAULT_CSS = """
     AlertsPane { padding: 1 2 0 2; layout: vertical; }
-    AlertsPane DataTable { height: auto; max-height: 40%; }
+    AlertsPane DataTable { max-height: 40%; overflow-x: hidden; }
     AlertsPane VerticalScroll { height: 1fr; margin-top: 1; scrollbar-size-vertical: 1; }
     AlertsPane Lines { height: auto; }
     AlertsPane.-alone DataTable, AlertsPane.-none DataTable { display: none; }
@@ -112,6 +112,8 @@ class AlertsPane(Pane):
         is_first = bool(rows) and self.has_class("-none")
         self.set_class(not rows, "-none")
         table.fill(headings, rows)
+        # not `auto`: that is measured when Textual is idle, which may be after the table came into sight with no height
+        table.styles.height = 1 + len(rows)
         if is_first and self.is_on_screen and self.screen.focused in (None, self.query_one(VerticalScroll)):
             self.call_after_refresh(table.focus)  # it is not there to be focused before it is laid out
         self._draw_details()
@@ -149,8 +151,12 @@ class AlertsPane(Pane):
         steps = [c.step for c in self._state.checkpoints.values()]
         command = suggested_command(alarm, self._state.status.name, steps)
         self.query_one(Lines).show(
-            [*_told(alarm, command, width, ink), *self._evidence_lines(alarm, width, ink)]
+            [*_told(alarm, width, ink), self._command_line(command), *self._evidence_lines(alarm, width, ink)]
         )
+
+    def _command_line(self, command: str) -> Text:
+        ink, key = palette_of(self.app), cockpit_of(self.app).key_names["app.copy"]
+        return Text.assemble((command, hue(ink, SKY)), (f"   {key} copies it", ink.muted))
 
     def _evidence_lines(self, alarm: Alarm, width: int, ink: Palette) -> list[Text]:
         if alarm.record is None:
@@ -236,8 +242,8 @@ class AlertsPane(Pane):
             self.draw(self._state, {"alerts"})
 
 
-def _told(alarm: Alarm, command: str, width: int, ink: Palette) -> list[Text]:
-    """What was seen, why, and what to do, under each other."""
+def _told(alarm: Alarm, width: int, ink: Palette) -> list[Text]:
+    """What was seen, why, and what to do, under each other, with a gap below."""
     title = Text.assemble(
         (f"{GLYPHS[alarm.level]} {alarm.title}", hue(ink, HUE_OF_LEVEL[alarm.level]) + Style(bold=True)),
         (f"   step {count(alarm.step)}   {clock(alarm.wall)}", ink.muted),
@@ -245,7 +251,7 @@ def _told(alarm: Alarm, command: str, width: int, ink: Palette) -> list[Text]:
     lines = [title, *_wrapped(Text(alarm.seen), width)]
     for label, words in (("likely cause", alarm.cause), ("what to do", alarm.fix)):
         lines += [Text(), Text(label, ink.muted), *_wrapped(Text(words), width)]
-    return [*lines, Text(), Text.assemble((command, hue(ink, SKY)), ("   Y copies it", ink.muted))]
+    return [*lines, Text()]
 
 
 def _wrapped(text: Text, width: int) -> list[Text]:

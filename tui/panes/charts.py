@@ -20,6 +20,7 @@ from tui.chart.widget import Chart
 from tui.figures import CHARTS, ChartSpec, along, figure, first_view, happenings
 from tui.headline import READINGS_WIDTH, note_line, preparation, readings, sample_text, sample_title, strip
 from tui.ink import palette_of
+from tui.key_names import cockpit_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, RunState
 from tui.store import XAxis
@@ -95,6 +96,13 @@ class ChartGrid(Container, Backdrop):
         Binding(
             "enter", "enlarge", "Enlarge", id="charts.enlarge", tooltip="This chart alone; esc goes back"
         ),
+        Binding(
+            "e",
+            "export",
+            "Export",
+            id="charts.export",
+            tooltip="Write this chart to a file: .svg, .png or .csv",
+        ),
     ]
 
     class Arranged(Message):
@@ -102,6 +110,13 @@ class ChartGrid(Container, Backdrop):
 
         def can_replace(self, message: Message) -> bool:
             return isinstance(message, ChartGrid.Arranged)
+
+    class ExportWanted(Message):
+        """Write this chart to a file."""
+
+        def __init__(self, chart: RunChart) -> None:
+            super().__init__()
+            self.chart = chart
 
     def __init__(self) -> None:
         super().__init__(id="grid")
@@ -125,7 +140,9 @@ class ChartGrid(Container, Backdrop):
     def page_words(self) -> str:
         """Which page is in sight, where there are several."""
         pages = -(-len(CHARTS) // self._per_page)
-        return "" if pages == 1 or self._alone else f"[ page {self._page + 1}/{pages} ]"
+        names = cockpit_of(self.app).key_names
+        page = f"{names['pane.back']} page {self._page + 1}/{pages} {names['pane.on']}"
+        return "" if pages == 1 or self._alone else page
 
     def draw(self, state: RunState) -> None:
         for chart in self.charts:
@@ -151,6 +168,10 @@ class ChartGrid(Container, Backdrop):
         if isinstance(chart := self.screen.focused, RunChart):
             self._alone = None if self._alone is chart else chart
             self._arrange()
+
+    def action_export(self) -> None:
+        if isinstance(chart := self.screen.focused, RunChart):
+            self.post_message(self.ExportWanted(chart))
 
     def look_at(self, state: RunState, step: int) -> None:
         """Put the crosshair of all charts on a step, with some of what was before and after it around."""

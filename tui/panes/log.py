@@ -4,7 +4,7 @@ A log may have gigabytes: it is read from its end, a bounded stretch is kept, an
 reader goes there or searches for it.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, NamedTuple, TypeAlias
 
@@ -25,6 +25,7 @@ from trainer_daemon.contract.rundir import RunDir
 from tui.chart.palette import Palette
 from tui.headline import note_line
 from tui.ink import HUE_OF_LEVEL, hue, palette_of
+from tui.key_names import cockpit_of
 from tui.log_window import LogWindow, levels
 from tui.panes.pane import Pane
 from tui.run_state import Area, Level, RunState
@@ -101,11 +102,11 @@ class LogPane(Pane):
     LogPane #log-words { width: auto; margin-left: 2; }
     """
     HINTS: ClassVar[Sequence[tuple[str, str]]] = (
-        ("[ ]", "which"),
-        ("/", "search"),
-        ("n N", "next"),
-        ("l", "level"),
-        ("G", "follow"),
+        ("pane.back pane.on", "which"),
+        ("log.search", "search"),
+        ("log.next log.previous", "next"),
+        ("log.level", "level"),
+        ("text.tail", "follow"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -152,7 +153,7 @@ class LogPane(Pane):
     def compose(self) -> ComposeResult:
         yield Lines([Text()], id="log-sources")
         with Horizontal(id="log-head"):
-            yield SearchInput("/ searches", id="log-search")
+            yield SearchInput(f"{self._key_names['log.search']} searches", id="log-search")
             yield Lines([Text()], id="log-words")
         yield LogText(id="log-text")
 
@@ -252,8 +253,13 @@ class LogPane(Pane):
             words.append(FILTERS[self._filter][0])
         if self._window is not None and self._window.start > 0:
             words.append(f"{size(self._window.start)} before")
-        words.append("follows" if self.query_one(LogText).follows and self._is_at_tail else "G follows")
+        follows = self.query_one(LogText).follows and self._is_at_tail
+        words.append("follows" if follows else f"{self._key_names['text.tail']} follows")
         return " · ".join(words)
+
+    @property
+    def _key_names(self) -> Mapping[str, str]:
+        return cockpit_of(self.app).key_names
 
     def _why_nothing(self) -> str:
         if self._filter:

@@ -318,7 +318,10 @@ class RunsPane(Pane):
             rows = [row for row in self._rows or () if row.name == open_name != rows[0].name] + rows
         specs = [(row.name, row.spec) for row in rows if row.spec is not None]
         if len(specs) < 2:
-            self.notify("mark the runs to compare with space, two at least", severity="warning")
+            mark = self._key_names["runs.mark"]
+            self.notify(
+                f"mark the runs to compare with {mark}, two at least", severity="warning", markup=False
+            )
         else:
             self.app.push_screen(SpecDiff(specs))
 

@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from tui.chart.palette import Palette
 from tui.headline import sample_text, sample_title
 from tui.ink import palette_of
+from tui.key_names import cockpit_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, RunState, Sample
 from tui.widgets.transcript import Block, Transcript
@@ -33,7 +34,10 @@ class SamplesPane(Pane):
         if "samples" in changed:
             ink = palette_of(self.app)
             blocks = [_block(sample, ink) for sample in state.samples]
-            self.query_one(Transcript).show(blocks or [Block("none", partial(_invitation, ink))])
+            self.query_one(Transcript).show(
+                blocks
+                or [Block("none", partial(_invitation, cockpit_of(self.app).key_names["run.ask"], ink))]
+            )
 
 
 def _block(sample: Sample, ink: Palette) -> Block:
@@ -55,5 +59,5 @@ def _layout(sample: Sample, ink: Palette, width: int) -> list[Text]:
     return [sample_title(sample, ink), *lines, Text()]
 
 
-def _invitation(ink: Palette, _width: int) -> list[Text]:
-    return [Text("Nothing written yet. Press / and give the model a beginning to continue.", ink.muted)]
+def _invitation(key: str, ink: Palette, _width: int) -> list[Text]:
+    return [Text(f"Nothing written yet. Press {key} and give the model a beginning to continue.", ink.muted)]

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.text import Text
@@ -30,7 +31,10 @@ from trainer_daemon.contract.text import printable
 from trainer_daemon.link.far import FarRun
 from tui import headline
 from tui.asking import Asking, Sampling
+from tui.chart.export import ENDINGS, write_chart
+from tui.chart.figure import Figure
 from tui.chart.symbols import SYMBOLS
+from tui.chart.view import View
 from tui.chart.widget import Chart
 from tui.clipboard import fitting
 from tui.errands import Errand
@@ -121,6 +125,8 @@ class CockpitScreen(Screen[None], Backdrop):
         """The timer has been told, and has not begun since."""
         self._link: LinkState | None = None
         self._is_folding_on = False
+        self._fitted_to: tuple[str, ...] = ()
+        """The runs whose whole histories the axes were last fitted to."""
         self.frames = 0
         """How often it was looked whether anything is to be drawn."""
 
@@ -173,7 +179,7 @@ class CockpitScreen(Screen[None], Backdrop):
         if run.name in self.overlay.names:
             self.overlay.toggle(run)
         self.run_folder, self.state = run, RunState(run.name, WATCHED_ROWS)
-        self._stored, self._target, self._link = None, None, None
+        self._stored, self._target, self._link, self._fitted_to = None, None, None, ()
         self._watch = Watch(run, self._open_feed, self.wake)
         self._watch.start()
         self.query_one(LogPane).follow(run)
@@ -201,8 +207,8 @@ class CockpitScreen(Screen[None], Backdrop):
 
     @property
     def is_settled(self) -> bool:
-        """All that is known of the run by now is on screen; of a run in training true for moments only."""
-        return self.is_caught_up and not self._changed
+        """All that is known of the runs by now is on screen; of a run in training true for moments only."""
+        return self._is_fitted and not self._changed
 
     # The clock
 
@@ -265,6 +271,7 @@ class CockpitScreen(Screen[None], Backdrop):
                 self._changed.add("checkpoints")
         if self.overlay.fold(time.monotonic() + FOLD_SECONDS):
             self._changed.add("curves")
+        self._fit_once()
         if (asking := self._asking) is not None:
             for event in asking.take():
                 if not isinstance(event, Notice):
@@ -281,6 +288,23 @@ class CockpitScreen(Screen[None], Backdrop):
             self._tell_of(errand, state)
         while self.state.refusals:
             self._say(self.state.refusals.pop(0), "error")
+
+    @property
+    def _in_sight(self) -> tuple[str, ...]:
+        return self.state.status.name, *self.overlay.names
+
+    @property
+    def _is_fitted(self) -> bool:
+        """The axes are those of all that was known of each run when its history had been read."""
+        return self.is_caught_up and self.overlay.is_caught_up and self._fitted_to == self._in_sight
+
+    def _fit_once(self) -> None:
+        """When the history of a run is read, whole, forget the axes of a part of it: a run looks the same however it came in."""
+        if self._fitted_to != self._in_sight and self.is_caught_up and self.overlay.is_caught_up:
+            self._fitted_to = self._in_sight
+            for chart in self.query(Chart):
+                chart.forget_axes()
+            self._changed |= {"curves", "checkpoints"}
 
     def _fold_on(self) -> None:
         self._is_folding_on = False
@@ -648,6 +672,35 @@ class CockpitScreen(Screen[None], Backdrop):
     def _look_at(self, message: AlertsPane.Sought) -> None:
         self.query_one(ChartGrid).look_at(self.state, message.step)
 
+    @on(ChartGrid.ExportWanted)
+    def _export(self, message: ChartGrid.ExportWanted) -> None:
+        """Ask where to, then write what the chart shows."""
+        chart, name = message.chart, self.state.status.name
+        if self.run_folder is None or not self.may_steer():
+            return
+
+        def write(file: str | None) -> None:
+            if file:
+                self._write_chart(Path(file).expanduser(), *chart.shown_figure(), name)
+
+        self.app.push_screen(
+            TypeIn(
+                f"Write the chart of {chart.spec.title} to a file?",
+                f"Its ending says what it becomes: {', '.join(ENDINGS)}. A file that is there is written anew.",
+                initial=f"{name}-{chart.spec.name}.svg",
+            ),
+            write,
+        )
+
+    @work(thread=True, group="export")
+    def _write_chart(self, file: Path, figure: Figure, view: View, run: str) -> None:
+        try:
+            write_chart(file, figure, view, run)
+        except LlmctlError as e:
+            self.app.call_from_thread(self._say, str(e), "error")
+        else:
+            self.app.call_from_thread(self._say, f"wrote {file.absolute()}", "information")
+
     @on(RunsPane.Chosen)
     def _open_chosen(self, message: RunsPane.Chosen) -> None:
         if self.run_folder is None or message.run.path != self.run_folder.path:
@@ -682,7 +735,8 @@ class CockpitScreen(Screen[None], Backdrop):
         if not others:
             self._say("this is the run in sight; choose another to lay over it", "warning")
         elif not self.overlay.turn(others):
-            self._say(f"at most {MOST_RUNS} runs lie over this one; take one out with o", "warning")
+            key = self.cockpit.key_names["runs.overlay"]
+            self._say(f"at most {MOST_RUNS} runs lie over this one; take one out with {key}", "warning")
         self.query_one(RunsPane).overlaid = self.overlay.names
         self.query_one(ChartGrid).others = self.overlay.states
         self._redraw_all()

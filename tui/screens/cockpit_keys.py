@@ -128,9 +128,14 @@ def key_sections() -> list[Section]:
     from tui.panes.log import LogPane
     from tui.panes.runs import RunsPane
     from tui.panes.spec import SpecPane
+    from tui.screens.choose import Choose
     from tui.screens.cockpit import CockpitScreen
+    from tui.screens.confirm import Confirm
+    from tui.screens.help import Help
     from tui.screens.new_run import FieldInput, FormTable, NewRun
+    from tui.screens.spec_diff import SpecDiff
     from tui.screens.talk import TalkScreen, TokenText
+    from tui.screens.type_in import TypeIn
     from tui.widgets.prompt import PromptInput
     from tui.widgets.search import SearchInput
     from tui.widgets.transcript import Transcript
@@ -143,10 +148,12 @@ def key_sections() -> list[Section]:
         ("In the log", (LogPane,)),
         ("In the list of runs", (RunsPane,)),
         ("In the spec", (SpecPane,)),
+        ("Where specs differ", (SpecDiff,)),
         ("In the form of a new run", (NewRun, FormTable, FieldInput)),
         ("In the line that picks or searches", (SearchInput,)),
         ("In a text", (Transcript,)),
         ("In the prompt line", (PromptInput,)),
+        ("In a question, a list or the help", (Confirm, TypeIn, Choose, Help)),
         ("On the screen of talks", (TalkScreen, TokenText)),
     ]
 

@@ -9,6 +9,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from tui.key_names import cockpit_of
+
 
 class Confirm(ModalScreen[bool]):
     """True for y; False for n and escape. Enter does nothing: what cannot be undone is not the default."""
@@ -34,7 +36,8 @@ class Confirm(ModalScreen[bool]):
         with Vertical():
             yield Static(Text(self._question, "bold"), id="question")
             yield Static(Text(self._consequence), id="consequence")
-            yield Static(Text("y  yes      n  no"), id="answers")
+            keys = cockpit_of(self.app).key_names
+            yield Static(Text(f"{keys['confirm.yes']}  yes      {keys['confirm.no']}  no"), id="answers")
 
     def action_answer(self, answer: bool) -> None:
         self.dismiss(answer)

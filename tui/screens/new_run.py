@@ -254,9 +254,9 @@ class NewRun(Screen[RunDir | None]):
         if self.plan is None:
             return [Text("asking what it takes …", ink.muted)]
         width = max(20, self._lines("form-plan").size.width)
-        missing = Text(printable(what_is_missing(self.plan)), hue(ink, VERMILION)).wrap(
-            self.app.console, width
-        )
+        problem = printable(what_is_missing(self.plan))
+        wrapped = Text(problem, hue(ink, VERMILION)).wrap(self.app.console, width)
+        missing = list(wrapped) if problem else []  # a wrapped nothing is a line of its own
         is_old = self._planned != self.draft
         head = Text("asking anew …" if is_old else "what it takes", ink.muted)
         if self.plan.value is None:

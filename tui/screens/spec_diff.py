@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from tui.ink import SKY, hue, palette_of
+from tui.key_names import cockpit_of, hint_line
 from tui.spec_table import differences_by_section, name_in_section, spelled
 from tui.widgets.lines import Lines
 from tui.widgets.spec_sheet import SheetRow, SpecSheet
@@ -69,7 +70,7 @@ class SpecDiff(Screen[None]):
                 rows.append(SheetRow(key, Text(name_in_section(key)), cells, self._long_values(values)))
         self.query_one(SpecSheet).show([Text(name) for name in self._names], rows)
         self.query_one("#diff-keys", Lines).show(
-            [Text.assemble((" esc", hue(ink, SKY)), (" back", ink.muted))]
+            [Text(" ") + hint_line([("diff.back", "back")], cockpit_of(self.app).key_names, ink)]
         )
 
     def _long_values(self, values: Sequence[Any]) -> list[Text]:

@@ -177,7 +177,7 @@ HINTS: Sequence[Hint] = (
     ("talk.again", "again"),
     ("talk.checkpoint", "checkpoint"),
     ("talk.versus", "versus"),
-    ("←→", "tokens"),
+    ("token.before token.next", "tokens"),
     ("talk.help", "help"),
     ("talk.back", "back"),
     ("talk.alone", "alone"),
@@ -386,7 +386,8 @@ class TalkScreen(Screen[None]):
     def action_favourites(self) -> None:
         kept = favourites()
         if not kept:
-            self.notify("no prompt is kept yet; F keeps the one that was asked")
+            keep = self._key_names["talk.keep"]
+            self.notify(f"no prompt is kept yet; {keep} keeps the one that was asked", markup=False)
             return
 
         def ask(place: int | None) -> None:

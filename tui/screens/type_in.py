@@ -9,6 +9,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from tui.key_names import cockpit_of
+
 
 class TypeIn(ModalScreen[str | None]):
     """What was typed; None after escape. With `expected`, nothing else is taken."""
@@ -39,11 +41,16 @@ class TypeIn(ModalScreen[str | None]):
             yield Static(Text(self._question, "bold"), id="question")
             yield Static(Text(self._consequence), id="consequence")
             yield Input(self._initial, compact=True, select_on_focus=False)
-            yield Static(Text("⏎  do it      esc  no"), id="answers")
+            yield Static(Text(f"⏎  do it      {self._leave_key}  no"), id="answers")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         if self._expected is None or event.value == self._expected:
             self.dismiss(event.value)
         else:
-            self.query_one("#answers", Static).update(Text(f'only "{self._expected}" does it      esc  no'))
+            told = f'only "{self._expected}" does it      {self._leave_key}  no'
+            self.query_one("#answers", Static).update(Text(told))
+
+    @property
+    def _leave_key(self) -> str:
+        return cockpit_of(self.app).key_names["type_in.leave"]
