@@ -73,6 +73,7 @@ async def test_two_checkpoints_answer_side_by_side_and_tokens_tell_their_alterna
     async with Cockpit(run).run_test(size=LARGE) as pilot:
         screen = await talking(pilot)
         assert [c.name for c in screen.chosen] == ["owl@10"]  # the best
+        await until(pilot, lambda: "esc stop, or leave this line" in lines_of(screen, "talk-keys"))
         await pilot.press(*"/n 4", "enter", *"Lily saw", "enter")
         await until(pilot, lambda: screen.answers and screen.answers[0].is_over)
         left, right = screen.query(AnswerView)
@@ -81,7 +82,9 @@ async def test_two_checkpoints_answer_side_by_side_and_tokens_tell_their_alterna
         assert "a perch" in str(left.query_one(Lines)._lines[1])
         assert "first token" in str(left.query_one(Lines)._lines[1])
 
-        await pilot.press("escape", "v")
+        await pilot.press("escape")
+        await until(pilot, lambda: "v versus" in lines_of(screen, "talk-keys"))
+        await pilot.press("v")
         await until(pilot, lambda: isinstance(pilot.app.screen, Choose))
         assert pilot.app.screen.query_one(OptionList).option_count == 2
         await pilot.press("enter")  # the newest step stands first

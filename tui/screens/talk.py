@@ -185,6 +185,12 @@ HINTS: Sequence[Hint] = (
     ("talk.keep", "keep"),
 )
 """A narrow terminal cuts the last ones, which help has."""
+HINTS_WHILE_TYPING: Sequence[Hint] = (
+    ("enter", "ask"),
+    ("prompt.earlier", "asked before"),
+    ("prompt.leave", "stop, or leave this line for the keys: again, versus, tokens, favourites, help"),
+)
+"""In the prompt line letters are letters: the keys above would only be typed."""
 
 
 class TalkScreen(Screen[None]):
@@ -308,7 +314,8 @@ class TalkScreen(Screen[None]):
             Text(str(self.sampling), ink.muted),
             "a beginning to continue; /t 0.8 and the like set",
         )
-        line = hint_line(HINTS, self._key_names, ink)
+        hints = HINTS_WHILE_TYPING if isinstance(self.focused, PromptInput) else HINTS
+        line = hint_line(hints, self._key_names, ink)
         self.query_one("#talk-keys", Lines).show([Text(" ") + line])
 
     @property
