@@ -132,6 +132,7 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
         ("tokens", f"{count(s.tokens)}{tokens_of}"),
         ("loss", f"{number(s.loss_nats, 4)} nats"),
         ("val_bpb", f"{number(s.val_bpb, 4)}, best {number(s.min_val_bpb, 4)}"),
+        *([("CORE", _core_words(s.core))] if s.core else []),
         ("speed", f"{number(s.tokens_per_second, 0)} tok/s, MFU {percent(s.mfu)}"),
         ("step time", _step_time(s)),
         ("memory", f"{size(s.memory_bytes)}, at most {size(s.peak_memory_bytes)}"),
@@ -149,6 +150,13 @@ def status(run: RunArgument, json: JsonOption = False) -> None:
     if s.error:
         rows.append(("wrong", printable(s.error["message"])))
     out(pairs(rows))
+
+
+def _core_words(core: "dict[str, Any]") -> str:
+    """`0.2565 at step 2000`, or of how many tasks."""
+    found = number(core["mean_centred"] if core["core"] is None else core["core"], 4)
+    of = "" if core["core"] is not None else f", mean of {core['tasks']} of its 22 tasks"
+    return f"{found}{of}, at step {core['step']}"
 
 
 def _step_time(s: "RunStatus") -> str:

@@ -8,10 +8,12 @@ from trainer_daemon.contract.alerts import CAUSE_AND_FIX, alert
 from trainer_daemon.contract.events import (
     AlertName,
     AttemptStarted,
+    CoreScored,
     Event,
     Finished,
     PhaseChanged,
     RankExited,
+    Resumed,
     StateChanged,
     from_fields,
 )
@@ -206,3 +208,15 @@ def test_an_alert_is_shown_until_the_ranks_start_again(run: RunDir) -> None:
 def test_every_alert_has_a_cause_and_a_fix() -> None:
     assert set(CAUSE_AND_FIX) == set(get_args(AlertName))
     assert all(cause and fix for cause, fix in CAUSE_AND_FIX.values())
+
+
+def test_the_newest_answer_to_core_is_kept_and_goes_with_the_branch_that_gave_it(run: RunDir) -> None:
+    write(run, "daemon", started())
+    write(run, "train", step(5), CoreScored(5, None, 0.1, 3, ["copa"], 2.0))
+    assert observe(run).core == {"step": 5, "core": None, "mean_centred": 0.1, "tasks": 3}
+    write(run, "train", CoreScored(5, 0.25, 0.25, 22, [], 2.0))
+    assert observe(run).core == {"step": 5, "core": 0.25, "mean_centred": 0.25, "tasks": 22}
+    write(run, "train", Resumed(5, "step-00000005", None))
+    assert observe(run).core is not None
+    write(run, "train", Resumed(4, "step-00000004", None))
+    assert observe(run).core is None

@@ -21,6 +21,7 @@ from trainer_daemon.contract.events import (
     AttemptStarted,
     CheckpointSaved,
     CommandDone,
+    CoreScored,
     Evaluated,
     Finished,
     Forked,
@@ -76,6 +77,8 @@ class RunStatus:
     loss_nats: float | None = None
     val_bpb: float | None = None
     min_val_bpb: float | None = None
+    core: dict[str, Any] | None = None
+    """The newest answer to CORE: {step, core, mean_centred, tasks}; `core` is None where not all 22 tasks were asked."""
     bits_per_byte_floor: float | None = None
     mfu: float | None = None
     tokens_per_second: float | None = None
@@ -159,11 +162,15 @@ class RunStatus:
             case Resumed(step=step, min_val_bpb=best):
                 # what came after that step was cut off, its evaluations too
                 self.step, self.val_bpb, self.min_val_bpb = step, None, best
+                if self.core is not None and self.core["step"] > step:
+                    self.core = None
             case TrainStep() as e:
                 self._take_step(e)
             case Evaluated() as e:
                 self.val_bpb = e.val_bpb
                 self.min_val_bpb = e.val_bpb if self.min_val_bpb is None else min(self.min_val_bpb, e.val_bpb)
+            case CoreScored(step=step, core=core, mean_centred=mean, tasks=tasks):
+                self.core = {"step": step, "core": core, "mean_centred": mean, "tasks": tasks}
             case CheckpointSaved() as e:
                 self.last_checkpoint = {"step": e.step, "path": e.path}
             case RankExited(rank=rank, message=message, is_root_cause=True):
