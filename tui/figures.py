@@ -25,11 +25,14 @@ class ChartSpec:
     is_smoothed: bool = True
     has_floor: bool = False
     """Draws the entropy floor of the data, where it is known."""
+    is_optional: bool = False
+    """Shown for runs that report the metric, and of no interest for the others."""
 
 
 CHARTS = (
     ChartSpec("loss", "loss_nats", "loss nats", SKY),
     ChartSpec("val", "val_bpb", "val bpb", ORANGE, is_smoothed=False, has_floor=True),
+    ChartSpec("core", "mean_centred", "CORE", PINK, is_smoothed=False, is_optional=True),
     ChartSpec("throughput", "tokens_per_second", "tokens/s", GREEN),
     ChartSpec("mfu", "mfu", "MFU %", YELLOW, factor=100),
     ChartSpec("gradient", "grad_norm", "gradient norm", PINK),

@@ -2,6 +2,7 @@
 latest words. What does not fit is left out whole, the least important first."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.style import Style
@@ -168,6 +169,7 @@ def readings(state: RunState, height: int, ink: Palette) -> list[Text]:
             ("best", fixed(s.min_val_bpb, 4)),
             ("  at step", count(state.best_step)),
             *([("floor", fixed(floor, 4)), ("above floor", fixed(above, 4))] if floor is not None else []),
+            *_core(s.core),
         ],
         [
             ("tokens/s", UNKNOWN if s.tokens_per_second is None else compact(s.tokens_per_second)),
@@ -223,6 +225,15 @@ def strip(state: RunState, page: str, width: int, ink: Palette) -> Text:
             break
         line += piece
     return Text.assemble(line, " " * (width - line.cell_len - len(page) - 1), (page, ink.muted))
+
+
+def _core(core: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Its newest answer, named by how many of its tasks it is of where those are not all."""
+    if core is None:
+        return []
+    return [
+        ("CORE" if core["core"] is not None else f"CORE's {core['tasks']}", fixed(core["mean_centred"], 4))
+    ]
 
 
 def _reading(label: str, value: str, ink: Palette) -> Text:

@@ -158,6 +158,8 @@ class RunState:
         self.skipped_steps: deque[int] = deque(maxlen=HAPPENINGS_KEPT)
         """Which changed no parameter."""
         self.best_step: int | None = None
+        self._core_missing: list[str] | None = None
+        """Which of CORE's tasks the curve is without."""
         """Of `status.min_val_bpb`."""
         self.refusals: list[str] = []
         """What commands could not do, until someone has shown it."""
@@ -268,6 +270,9 @@ class RunState:
             case Evaluated():
                 self._take_evaluation(event, wall)
                 return {"curves", "checkpoints", "notes"}
+            case CoreScored():
+                self._take_core(event, wall)
+                return {"curves", "notes"}
             case CheckpointSaved():
                 self._take_checkpoint(event, wall)
                 return {"curves", "checkpoints", "notes"}
@@ -361,14 +366,11 @@ class RunState:
             self.smooth_loss_nats = float(finite[-1])
 
     def _take_evaluation(self, e: Evaluated, wall: float) -> None:
-        # The event's own tokens are the held-out ones it read; along the x axis count those trained on.
-        trained = e.step * self.plan.global_batch_tokens if self.plan else self.status.tokens
-        self.history.append(
+        self._append_score(
             "evaluated",
-            step=e.step,
-            seconds=self._seconds(wall),
-            tokens=trained,
-            values={
+            e.step,
+            wall,
+            {
                 "val_bpb": e.val_bpb,
                 "val_loss_nats": e.val_loss_nats,
                 "val_bpb_whole_batches": e.val_bpb_whole_batches,
@@ -382,6 +384,18 @@ class RunState:
                 checkpoint.val_bpb = e.val_bpb
         best = ", the best so far" if is_best else ""
         self._note(wall, "info", f"step {count(e.step)}: val_bpb {e.val_bpb:.4f}{best}")
+
+    def _take_core(self, e: CoreScored, wall: float) -> None:
+        if self._core_missing is None:
+            self._core_missing = e.missing
+        if e.missing == self._core_missing:  # other tasks are another scale, and no point of the same curve
+            self._append_score("core_scored", e.step, wall, {"core": e.core, "mean_centred": e.mean_centred})
+        self._note(wall, "good", f"step {count(e.step)}: {e.in_words()}")
+
+    def _append_score(self, kind: str, step: int, wall: float, values: Mapping[str, float | None]) -> None:
+        """A row of what is measured now and then; along the x axis count the tokens trained on."""
+        trained = step * self.plan.global_batch_tokens if self.plan else self.status.tokens
+        self.history.append(kind, step=step, seconds=self._seconds(wall), tokens=trained, values=values)
 
     def _take_checkpoint(self, e: CheckpointSaved, wall: float) -> None:
         self.checkpoints.pop(e.path, None)
@@ -477,8 +491,6 @@ def _in_words(event: Event) -> tuple[Level, str] | None:
             )
         case SettingChanged(step=step, key=key, value=value, before=before):
             return "info", f"{key} is {value} after step {count(step)}, it was {before}"
-        case CoreScored(step=step):
-            return "good", f"step {count(step)}: {event.in_words()}"
         case AttentionChosen(kernel, why):
             return "info", f"attention: {kernel} ({why})"
         case CheckpointFailed(step, error):

@@ -13,6 +13,7 @@ from textual.widgets import ContentSwitcher, DataTable
 
 from trainer_daemon.contract.events import (
     CommandDone,
+    CoreScored,
     Evaluated,
     PhaseChanged,
     PrepareProgress,
@@ -509,3 +510,26 @@ def test_the_grid_shows_as_many_charts_as_can_be_read(
     size: tuple[int, int], charts: int, shape: tuple[int, int]
 ) -> None:
     assert grid_shape(*size, charts) == shape
+
+
+async def test_core_has_a_chart_and_a_figure_where_a_run_is_asked_for_it(runs: Runs) -> None:
+    """Of the tasks that were asked first: one task that is asked in between is another scale."""
+    plain = runs.completed("plain", 40)
+    written = runs.create("asked", 40)
+    written.begin()
+    for step in range(1, 41):
+        written.train(step, step)
+        if step % 10 == 0:
+            written.tell("train", CoreScored(step, None, step / 100, 3, ["copa"], 1.0))
+    written.tell("train", CoreScored(40, None, 0.9, 1, ["copa", "piqa"], 1.0))
+    written.end()
+    written.close()
+    async with Cockpit(written.run).run_test(size=LARGE) as pilot:
+        screen = await opened(pilot)
+        await until(pilot, lambda: len(screen.query_one(ChartGrid).shown) == 7)
+        curve = screen.state.history.curve("mean_centred", "step")
+        assert curve is not None
+        assert curve.y.tolist() == [0.1, 0.2, 0.3, 0.4]
+        await until(pilot, lambda: "CORE's 1" in words(screen))
+        screen.open_run(plain)
+        await until(pilot, lambda: len(screen.query_one(ChartGrid).shown) == 6)

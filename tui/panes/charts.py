@@ -80,6 +80,11 @@ class RunChart(Chart):
         if is_another or is_as_it_was:
             self.view = wanted
 
+    @property
+    def has_points(self) -> bool:
+        """Whether the run in sight has reported the metric."""
+        return self.state is not None and self.spec.metric in self.state.history.metrics
+
     def _figure(self, axis: XAxis, decay: float) -> Figure:
         if self.state is None:
             return Figure(self.spec.title)
@@ -127,10 +132,17 @@ class ChartGrid(Container, Backdrop):
         self._page = 0
         self._per_page = len(CHARTS)
         self._alone: RunChart | None = None
+        self._arranged: Sequence[RunChart] = ()
+        """Those among which the pages were divided."""
 
     def compose(self) -> ComposeResult:
         self.charts = [RunChart(spec) for spec in CHARTS]
         yield from self.charts
+
+    @property
+    def offered(self) -> list[RunChart]:
+        """Those that say something about the run in sight."""
+        return [chart for chart in self.charts if not chart.spec.is_optional or chart.has_points]
 
     @property
     def shown(self) -> list[RunChart]:
@@ -139,7 +151,7 @@ class ChartGrid(Container, Backdrop):
     @property
     def page_words(self) -> str:
         """Which page is in sight, where there are several."""
-        pages = -(-len(CHARTS) // self._per_page)
+        pages = -(-len(self.offered) // self._per_page)
         names = cockpit_of(self.app).key_names
         page = f"{names['pane.back']} page {self._page + 1}/{pages} {names['pane.on']}"
         return "" if pages == 1 or self._alone else page
@@ -148,6 +160,9 @@ class ChartGrid(Container, Backdrop):
         for chart in self.charts:
             chart.look_at(state)
             chart.others = self.others
+        if self.offered != self._arranged:
+            self._arrange()
+        for chart in self.charts:
             if chart.display:
                 chart.redraw()
 
@@ -156,7 +171,7 @@ class ChartGrid(Container, Backdrop):
 
     def turn(self, pages: int) -> None:
         if self._alone is not None:
-            charts = self.charts
+            charts = self.offered
             self._alone = charts[(charts.index(self._alone) + pages) % len(charts)]
         else:
             self._page += pages
@@ -189,9 +204,12 @@ class ChartGrid(Container, Backdrop):
 
     def _arrange(self) -> None:
         width, height = self.size
-        charts = self.charts
+        charts = self.offered
         if not (width and height and charts):
             return
+        self._arranged = charts
+        if self._alone not in charts:
+            self._alone = None
         if self._alone is not None:
             page: Sequence[RunChart] = [self._alone]
         else:
@@ -201,7 +219,7 @@ class ChartGrid(Container, Backdrop):
             page = charts[self._page * size : (self._page + 1) * size]
         columns, rows = grid_shape(width, height, len(page))
         self.styles.grid_size_columns, self.styles.grid_size_rows = columns, rows
-        for chart in charts:
+        for chart in self.charts:
             chart.display = chart in page
         self.post_message(self.Arranged())
 
