@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow fault check lint types layers format bench bench-gpu clean
+.PHONY: help setup demo test test-slow fault check lint types layers format golden bench bench-gpu clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ test: $(STAMP) ## the tests that fit in a coffee break
 test-slow: $(STAMP) ## the tests that take longer or kill things
 	$(BIN)/python -m pytest -m 'slow or fault'
 
-fault: $(STAMP) ## every fault, as often as docs/RELIABILITY.md promises (some 20 minutes on two idle cores)
+fault: $(STAMP) ## every fault, as often as docs/RELIABILITY.md promises (about half an hour)
 	LLMCTL_FAULTS=full $(BIN)/python -m pytest -m fault
 
 check: test test-slow lint types layers ## everything that CI runs
@@ -43,6 +43,9 @@ layers: $(STAMP) ## who may import whom
 format: $(STAMP) ## let ruff rewrite
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+golden: $(STAMP) ## draw the pictures that the tests compare every screen with anew
+	$(BIN)/python -m tests.tui.golden
 
 bench: $(STAMP) ## measure, as ratios within one run
 	$(BIN)/python -m tests.bench.training_step
