@@ -3,6 +3,7 @@ their shell's settings. And `make fault` runs every test that docs/RELIABILITY.m
 kill nothing."""
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         monkeypatch.setenv("LLMCTL_HOME", str(tmp_path_factory.mktemp("home")))
         for name in SHELLS_OWN:
             monkeypatch.delenv(name, raising=False)
+        # one that runs in the background may have been started deaf to Ctrl-C, and so would be all that it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
 
 
