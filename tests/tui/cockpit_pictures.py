@@ -1,39 +1,65 @@
-"""`python -m tests.tui.cockpit_pictures RUN` draws the pictures of docs/ anew from a run of one's own: from what the cockpit shows of
-it, so that they show no more than there is."""
+"""`python -m tests.tui.cockpit_pictures RUN OTHER TROUBLED` draws the pictures of docs/ anew from runs of one's own: from what the
+cockpit shows of them, so that they show no more than there is. RUN may be in training or over, its spec is compared with that of
+OTHER, and TROUBLED has an alert. Those in docs/ are of these, and the list of runs of a few more:
+
+    llmctl run --preset stories --name fox --nproc 2 --set train.micro_batch_size=16 --set train.num_iterations=160
+    llmctl run --preset stories --name hare --set optim.matrix_lr=0.04 --set train.num_iterations=80 --set tag=low-lr
+    llmctl fork fox@160 --name wren --set train.num_iterations=240 --set schedule.learning_rate_factor=0.1 --detach
+    llmctl set wren schedule.learning_rate_factor=100        # some forty steps later: what is usual has to be known by then
+    llmctl run --preset stories --name owl --nproc 2 --set train.micro_batch_size=16 --set runtime.threads_per_rank=1 --detach
+    llmctl set owl eval.every=20
+    llmctl set owl schedule.learning_rate_factor=0.5
+    python -m tests.tui.cockpit_pictures owl hare wren       # while owl trains
+"""
 
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import textual.constants
 from textual.pilot import Pilot
 from textual.screen import Screen
 
-from trainer_daemon.contract.rundir import find_run
+from trainer_daemon.contract.rundir import all_runs, find_run
 from tui.app import Cockpit
 from tui.screens.cockpit import CockpitScreen
 
 FOLDER = Path(__file__).parents[2] / "docs"
-SIZE = (120, 36)
+SIZE = (120, 40)
 LONGEST_SECONDS = 120.0
-PICTURES: dict[str, tuple[tuple[str, ...], str]] = {
-    "cockpit": (("1",), "loss nats"),
-    "cockpit-checkpoints": (("3",), "val bpb"),
-    "cockpit-new-run": (("n",), "hardware"),
+
+
+class Press(NamedTuple):
+    """A key, and words that are there once it has done what it does."""
+
+    key: str
+    words: str
+
+
+PICTURES = {
+    "cockpit": [Press("1", "loss nats")],
+    "cockpit-samples": [Press("2", "temperature")],
+    "cockpit-checkpoints": [Press("3", "val bpb")],
+    "cockpit-system": [Press("6", "before waiting")],
+    "cockpit-new-run": [Press("n", "hardware")],
 }
-"""By name of the file: the keys that lead there, and words that are there when it is drawn."""
+"""By name of the file: the keys that lead there, whatever runs there are."""
+PICTURES_OF_TROUBLE = {"cockpit-alerts": [Press("8", "usual")]}
 
 
-async def draw(name: str) -> None:
-    """All pictures of this run."""
-    for file, (keys, words) in PICTURES.items():
+async def draw(name: str, pictures: dict[str, list[Press]]) -> None:
+    """These pictures of this run."""
+    for file, presses in pictures.items():
         async with Cockpit(find_run(name)).run_test(size=SIZE) as pilot:
             await _until(pilot, lambda: _is_settled(pilot.app.screen))
-            await pilot.press(*keys)
-            await _until(pilot, lambda words=words: words in _shown(pilot.app.screen))  # type: ignore[misc]
+            for key, words in presses:
+                await pilot.press(key)
+                await _until(pilot, lambda words=words: words in _shown(pilot.app.screen))  # type: ignore[misc]
             await pilot.pause(0.5)
-            picture = pilot.app.export_screenshot(title=f"llmctl attach {name}")
+            picture = pilot.app.export_screenshot(title=f"llmctl attach {name}", simplify=True)
         (FOLDER / f"{file}.svg").write_text(picture)
 
 
@@ -53,5 +79,38 @@ async def _until(pilot: Pilot[None], is_true: Callable[[], bool]) -> None:
         await pilot.pause(0.05)
 
 
+def _overlaid(others: Sequence[str]) -> list[Press]:
+    """The keys that mark these in the list of runs, the newest first, and lay them over the one that is open."""
+    presses, at = [Press("5", "heard")], 0
+    places = [place for place, run in enumerate(reversed(all_runs())) if run.name in others]
+    for number, place in enumerate(places, start=1):
+        presses += [*[Press("down", "heard")] * (place - at), Press("space", f"{number} marked")]
+        at = place + 1  # a mark moves the cursor on
+    return [*presses, Press("o", f"{others[0]} ━")]
+
+
+def _compared_with(other: str, name: str) -> list[Press]:
+    """The keys that choose `other` in the list, the newest first, of what the spec of `name` can be compared with."""
+    others = [run.name for run in reversed(all_runs()) if run.name != name]
+    return [
+        Press("7", "not as in"),
+        Press("v", "Compare with"),
+        *[Press("j", "Compare with")] * others.index(other),
+        Press("enter", f"not as in {other}"),
+        Press("d", "only these"),
+        *[Press("down", "key")] * 3,
+    ]
+
+
+async def _draw_all(name: str, other: str, troubled: str) -> None:
+    await draw(name, PICTURES)
+    await draw(
+        name, {"cockpit-runs": _overlaid([other, troubled]), "cockpit-spec": _compared_with(other, name)}
+    )
+    await draw(troubled, PICTURES_OF_TROUBLE)
+
+
 if __name__ == "__main__":
-    asyncio.run(draw(sys.argv[1]))
+    # else it would be what the terminal has that this runs in
+    textual.constants.COLOR_SYSTEM = "truecolor"  # type: ignore[misc]  # Final for programs, not for their pictures
+    asyncio.run(_draw_all(*sys.argv[1:]))
