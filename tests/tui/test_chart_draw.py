@@ -82,6 +82,15 @@ def test_a_smoothed_series_is_a_bright_line_over_a_faded_band() -> None:
     assert colours_of(drawing) == {line_colour.name, band_colour.name}
 
 
+def test_smoothing_is_told_only_where_a_curve_is_smoothed() -> None:
+    smoothed, plain = (
+        text_of(draw(Figure("loss", [series]), View(smoothing=0.98), 40, 8, DARK))[0]
+        for series in (noisy(100), line([3, 2, 1]))
+    )
+    assert smoothed.endswith("ema 0.98")
+    assert plain.split() == ["loss", "1"]
+
+
 def test_a_line_stays_thin_over_its_own_band() -> None:
     series = noisy(5000)
     assert series.smooth is not None
@@ -213,6 +222,14 @@ def test_a_mark_with_a_place_on_the_curve_stands_there_and_the_chosen_one_stands
     assert styles[0] is not None
     assert styles[0].reverse
     assert styles[0] != styles[1]
+
+
+@pytest.mark.parametrize("last_x", [0.0, 50.0, 100.0])
+def test_the_chosen_mark_alone_is_reversed_and_not_the_blanks_beside_it(last_x: float) -> None:
+    marks = [Mark(last_x, "checkpoint", 80.0, is_chosen=True)]
+    figure = Figure("loss", [line([float(y) for y in range(101)])], marks=marks)
+    drawing = draw(figure, RAW, 60, 22, DARK)
+    assert [s.text for row in drawing.rows for s in row if s.style and s.style.reverse] == ["◆"]
 
 
 def test_marks_too_dense_to_tell_apart_are_left_out() -> None:

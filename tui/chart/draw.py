@@ -314,6 +314,11 @@ def _write_marks(
                 is_free[row, column] = False
                 glyphs[row, column] = ord(letter(kind, symbols))
                 owners[row, column] = first + (len(LOOKS) if mark.is_chosen else place)
+                if (
+                    mark.is_chosen
+                ):  # it is reversed, which shows on the blanks beside it too: they belong to another style
+                    beside = owners[row, max(column - 1, 0) : column + 2]
+                    beside[beside == 0] = first
     return [*(letter_style(kind, palette) for kind in LOOKS), palette.title + Style(reverse=True)]
 
 
@@ -383,7 +388,7 @@ def _title_row(figure: Figure, view: View, width: int, palette: Palette, symbols
                 value += f" Δ {axis.compact(difference * figure.factor)}"
             text = f" {symbols.swatch}{series.label} {value}" if series.label else f" {value}"
             pieces.append(Segment(text, palette.lines[series.colour % len(palette.lines)]))
-    return _fitted(pieces, Segment(_flags(view), palette.muted), width, symbols.ellipsis)
+    return _fitted(pieces, Segment(_flags(figure, view), palette.muted), width, symbols.ellipsis)
 
 
 def _fitted(pieces: Sequence[Segment], right: Segment, width: int, ellipsis: str) -> Row:
@@ -405,12 +410,14 @@ def _fitted(pieces: Sequence[Segment], right: Segment, width: int, ellipsis: str
     return row
 
 
-def _flags(view: View) -> str:
+def _flags(figure: Figure, view: View) -> str:
+    """In words, what is not plain about what is drawn; not all figures have a curve to smooth."""
+    is_smoothed = view.smoothing > 0 and any(series.smooth is not None for series in figure.series)
     named = {
         "log x": view.log_x,
         "log": view.log_y,
         "clip": view.clip,
-        f"ema {view.smoothing:g}": view.smoothing > 0,
+        f"ema {view.smoothing:g}": is_smoothed,
         "zoom": view.x_end is not None or view.y is not None,
         "tail": view.x_span is not None and view.x_end is None,
     }
