@@ -97,7 +97,8 @@ def _ask(run: "RunDir", task: "EvalTask", timeout: float, tell: "Tell") -> "Eval
         elif isinstance(event, Evaluated if task == "bpb" else CoreScored):
             found.append(event)
 
-    tell_done(run.name, "evaluate", timeout, {"task": task}, heard=hear, tell=say)
+    arguments = {} if task == "bpb" else {"task": task}  # as an older supervisor understands it, too
+    tell_done(run.name, "evaluate", timeout, arguments, heard=hear, tell=say)
     return found[-1]
 
 
