@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 LEAST_NICENESS, MOST_NICENESS = 5, 19
 SHARE_PER_NICENESS = 1.25
 """A process that is nicer by one has so much less of a core that both want, see sched(7)."""
+BESIDE_CORES = 2
+"""Nicer by so much, since caches, memory and the wake-ups of threads that wait for each other are shared, too: LOG.md 2026-11-21,
+"Niceness does not reach across sessions"."""
 AUTOGROUP = Path("/proc/self/autogroup")
 """Niceness of a whole session, see sched(7); missing on other systems and where it is switched off."""
 SMALL_MODEL_BYTES = 64 << 20
@@ -90,7 +93,7 @@ def niceness_for(cores: int) -> int:
     slowest thread, 1 + cores x weight as long, and fair is 1 + 1 / cores: the weight is 1 / cores², unlike that of a
     process that never has its turn (SCHED_IDLE).
     """
-    return min(MOST_NICENESS, max(LEAST_NICENESS, ceil(2 * log(cores, SHARE_PER_NICENESS))))
+    return min(MOST_NICENESS, max(LEAST_NICENESS, ceil(2 * log(cores, SHARE_PER_NICENESS)) + BESIDE_CORES))
 
 
 class BatchWriter:
