@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tui.chart.figure import Figure, Mark, MarkKind, Reference, Series
-from tui.chart.view import SMOOTHING_DECAYS, View
+from tui.chart.view import View, smoothing_of
 from tui.ink import GREEN, ORANGE, PINK, SKY, VERMILION, YELLOW
 from tui.run_state import Checkpoint, RunState
 from tui.store import XAxis
-
-SMOOTHED_SHARE = 1 / 40
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,8 @@ CHARTS = (
 
 
 def first_view(spec: ChartSpec, total_steps: int | None) -> View:
-    """How a chart is first looked at: smoothed over a fortieth of the run, so that a short one's curve does not trail behind."""
-    if not spec.is_smoothed:
-        return View(smoothing=0.0)
-    if total_steps is None:
-        return View()
-    mildest, *stronger = SMOOTHING_DECAYS[1:]
-    fitting = [decay for decay in stronger if 1 / (1 - decay) <= total_steps * SMOOTHED_SHARE]
-    return View(smoothing=min(max(fitting, default=mildest), View().smoothing))
+    """How a chart is first looked at."""
+    return View(smoothing=smoothing_of(total_steps) if spec.is_smoothed else 0.0)
 
 
 def figure(

@@ -47,6 +47,7 @@ from trainer_daemon.contract.status import RunStatus
 from trainer_daemon.contract.text import printable
 from tui.alarms import Alarm, alarm_of
 from tui.chart.axis import compact
+from tui.chart.view import smoothing_of
 from tui.machine import Machine
 from tui.store import Ema, RunHistory
 from tui.wording import count, size
@@ -72,7 +73,6 @@ STEP_METRICS = (
     "memory_bytes",
     "peak_memory_bytes",
 )
-LOSS_DECAY = 0.98
 NOTES_KEPT = 2000
 SAMPLES_KEPT = 200
 HAPPENINGS_KEPT = 2000
@@ -164,8 +164,8 @@ class RunState:
         self.refusals: list[str] = []
         """What commands could not do, until someone has shown it."""
         self.smooth_loss_nats: float | None = None
-        """What the noisy loss comes to by now."""
-        self._loss_ema = Ema(LOSS_DECAY)
+        """What the noisy loss comes to by now, smoothed as its chart is at first."""
+        self._loss_ema = Ema(smoothing_of(None))
         self._rows = _StepRows()
         self._last_step = 0
         self._asked: dict[str, Sample] = {}
@@ -305,6 +305,8 @@ class RunState:
             case RunPlanned():
                 self.plan = event
                 self.history.flops_per_token = event.flops_per_token
+                if not self._last_step:
+                    self._loss_ema = Ema(smoothing_of(event.total_steps))
             case AttemptStarted():
                 self.attempt = event
             case SettingChanged():

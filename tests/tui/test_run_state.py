@@ -22,6 +22,7 @@ from trainer_daemon.contract.events import (
     PrepareProgress,
     RankExited,
     Resumed,
+    RunPlanned,
     SampleChunk,
     Sampled,
     StateChanged,
@@ -30,6 +31,7 @@ from trainer_daemon.contract.events import (
 from trainer_daemon.contract.history import read_history
 from trainer_daemon.contract.journal import JournalWriter, Record
 from trainer_daemon.contract.status import RunStatus
+from tui.figures import CHARTS, first_view
 from tui.run_state import RunState
 from tui.store import X_AXES
 
@@ -77,6 +79,32 @@ def test_what_is_unknown_is_a_gap_and_never_a_zero() -> None:
     assert math.isnan(curve(state, "loss_nats")[1][1])
     assert all(math.isnan(y) for _, y in curve(state, "mfu"))
     assert state.smooth_loss_nats == 3.0
+
+
+def test_the_loss_beside_the_charts_is_the_one_that_its_chart_draws() -> None:
+    """Of a run of 300 steps: smoothed over 50, it would tell where the loss was long before."""
+    planned = RunPlanned(
+        total_steps=300,
+        total_tokens=300,
+        global_batch_tokens=1,
+        grad_accum_steps=1,
+        vocab_size=300,
+        parameters=1,
+        scaling_parameters=1,
+        flops_per_token=1,
+        peak_flops=None,
+        peak_flops_source="",
+        train_rows=1,
+        held_out_rows=1,
+        bits_per_byte_floor=None,
+    )
+    state = RunState("fox")
+    state.apply(told(planned, *(step(n, 8.0 - n / 50) for n in range(1, 301))))
+    drawn = state.history.curve("loss_nats", "step", first_view(CHARTS[0], 300).smoothing)
+    assert drawn is not None
+    assert drawn.smooth is not None
+    assert state.smooth_loss_nats == pytest.approx(drawn.smooth[-1])
+    assert drawn.smooth[-1] < 2.2
 
 
 def test_records_in_many_batches_fold_to_the_same_as_in_one() -> None:

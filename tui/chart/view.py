@@ -13,6 +13,17 @@ FOLLOW_SHARE = 0.1
 """The part of the history that "follow" shows when everything was on screen before."""
 SMOOTHING_DECAYS = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """The stops of the smoothing dial: decay of the exponential mean, 0 for none."""
+USUAL_SMOOTHING = SMOOTHING_DECAYS[4]
+SMOOTHED_SHARE = 1 / 40
+
+
+def smoothing_of(total_steps: int | None) -> float:
+    """The decay for a run of so many steps: over a fortieth of it at most, so that a short one's mean does not trail behind."""
+    if total_steps is None:
+        return USUAL_SMOOTHING
+    mildest, *stronger = SMOOTHING_DECAYS[1:]
+    fitting = [decay for decay in stronger if 1 / (1 - decay) <= total_steps * SMOOTHED_SHARE]
+    return min(max(fitting, default=mildest), USUAL_SMOOTHING)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class View:
     log_y: bool = False
     clip: bool = False
     """Scale y to the 1st..99th percentile of the points in sight, and cut off what lies outside."""
-    smoothing: float = SMOOTHING_DECAYS[4]
+    smoothing: float = USUAL_SMOOTHING
     shows_marks: bool = True
     cursor: float | None = None
     """Where the crosshair stands, in x; None hides it."""
