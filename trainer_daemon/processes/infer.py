@@ -90,8 +90,8 @@ def niceness_for(cores: int) -> int:
     """How nice a thread that writes must be for a run with a thread on each core to lose no more than its fair share.
 
     The run's session spreads its weight over all cores, this one has its own on one. The run's step takes as long as its
-    slowest thread, 1 + cores x weight as long, and fair is 1 + 1 / cores: the weight is 1 / cores², unlike that of a
-    process that never has its turn (SCHED_IDLE).
+    slowest thread, 1 + cores x weight as long, and fair is 1 + 1 / cores: the weight is 1 / cores², and less for what is shared
+    besides cores, but not that of a process that never has its turn (SCHED_IDLE).
     """
     return min(MOST_NICENESS, max(LEAST_NICENESS, ceil(2 * log(cores, SHARE_PER_NICENESS)) + BESIDE_CORES))
 
