@@ -4,14 +4,13 @@ A benchmark never ends a run: whatever fails, on whichever rank, becomes an even
 """
 
 import time
-from functools import partial
 
 from trainer_daemon.contract.core_tasks import CoreTask
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.events import CoreScored, CoreTaskScored, Notice
 from trainer_daemon.contract.output import say
 from trainer_daemon.contract.spec import EvalSpec
-from trainer_daemon.engine.evals.core import Example, count_right, in_one_figure, open_core, span_logits
+from trainer_daemon.engine.evals.core import Example, in_one_figure, open_core, right_answers
 from trainer_daemon.engine.job import Job
 
 
@@ -66,17 +65,7 @@ def _score_core_task(job: Job, task: CoreTask, examples: list[Example]) -> float
     """Centred accuracy of one task, reported. All ranks meet once a task, so none waits long for another."""
     began, right, error = time.perf_counter(), 0, ""
     try:
-        right = count_right(
-            task,
-            examples,
-            partial(span_logits, job.model),
-            job.tokenizer.encode,
-            bos_id=job.tokenizer.bos_id,
-            longest=job.model.longest_text,
-            device=job.ranks.device,
-            rank=job.ranks.rank,
-            world_size=job.ranks.world_size,
-        )
+        right = right_answers(job.model, job.tokenizer, job.ranks, task, examples)
     except Exception as e:  # noqa: BLE001  # out of memory, or whatever a changed model raises: never the run's end
         error = f"{task.name}: {type(e).__name__}: {e}"
         say(f"CORE at step {job.progress.step} failed: {error}")

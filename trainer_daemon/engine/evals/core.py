@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.events import CoreScored
 from trainer_daemon.contract.places import resolve_path
 from trainer_daemon.contract.spec import EvalSpec
+from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.ranks import Ranks
 
 SHUFFLE_SEED = 1337
 SHOTS_SEED = 1234
@@ -180,6 +183,23 @@ def count_right(
     return sum(
         _answers_rightly(task, examples, number, span_logits, encode, bos_id, longest, device)
         for number in range(rank, len(examples), world_size)
+    )
+
+
+def right_answers(
+    model: GPT, tokenizer: Tokenizer, ranks: Ranks, task: CoreTask, examples: Sequence[Example]
+) -> int:
+    """`count_right` of a model that is in evaluation mode, on the rank's own device."""
+    return count_right(
+        task,
+        examples,
+        partial(span_logits, model),
+        tokenizer.encode,
+        bos_id=tokenizer.bos_id,
+        longest=model.longest_text,
+        device=ranks.device,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
 
 

@@ -20,12 +20,13 @@ from trainer_daemon.engine.data.prepare import find_meta, prepare
 from trainer_daemon.engine.data.rows import open_rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.evals.bpb import bits_per_byte, held_out_sums, token_losses
-from trainer_daemon.engine.evals.core import count_right, in_one_figure, open_core, span_logits
+from trainer_daemon.engine.evals.core import in_one_figure, open_core, right_answers
 from trainer_daemon.engine.inference.session import load_model, read_model
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.models.loss import use_fused_kernel
 from trainer_daemon.engine.native import NativeError
 from trainer_daemon.engine.precision import COMPUTE_DTYPES, choose_precision
+from trainer_daemon.engine.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,10 @@ def measure_core(
 ) -> CoreScored:
     """CORE's tasks, `tell` called with each as it is done. Raises SpecError where their examples are not to be had."""
     began, centred = time.perf_counter(), {}
+    alone = Ranks(rank=0, world_size=1, device=examinee.device)
     for task, examples in open_core(settings, home).items():
         task_began = time.perf_counter()
-        right = count_right(
-            task,
-            examples,
-            partial(span_logits, examinee.model),
-            examinee.tokenizer.encode,
-            bos_id=examinee.tokenizer.bos_id,
-            longest=examinee.model.longest_text,
-            device=examinee.device,
-            rank=0,
-            world_size=1,
-        )
+        right = right_answers(examinee.model, examinee.tokenizer, alone, task, examples)
         accuracy = right / len(examples)
         centred[task] = task.centred(accuracy)
         seconds = time.perf_counter() - task_began
