@@ -7,11 +7,13 @@ and what both cost. A frame is what a terminal emulator at the pty's other end m
 counts: socket, fold, drawing, terminal.
 """
 
+import gc
 import json
 import os
 import sys
 import tempfile
 import time
+import tracemalloc
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +132,8 @@ class Had:
     step: int
     rows: int
     """Of all kinds, in its columns."""
+    alive_bytes: int | None
+    """Allocated since it began and not freed; None unless it was told to trace (TRACED), which takes twice the time."""
 
 
 class CountedFeed:
@@ -157,6 +161,8 @@ class CountedFeed:
 
 def cockpit(name: str) -> None:
     """`llmctl attach`, and, once left, what it had to the pipe REPORT."""
+    if "TRACED" in os.environ:
+        tracemalloc.start()
     feeds: list[CountedFeed] = []
 
     def open_feed(run: RunDir, after: dict[str, int]) -> CountedFeed:
@@ -168,7 +174,9 @@ def cockpit(name: str) -> None:
             screen = next(s for s in self.screen_stack if isinstance(s, CockpitScreen))
             state = screen.state
             rows = sum(len(stream) for stream in state.history.streams())
-            had = Had(feeds[0].breaks, state.status.cursors, state.status.step, rows)
+            gc.collect()
+            alive = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else None
+            had = Had(feeds[0].breaks, state.status.cursors, state.status.step, rows, alive)
             os.write(int(os.environ["REPORT"]), json.dumps(asdict(had)).encode())
             super().action_detach()
 
@@ -243,9 +251,10 @@ class Watcher:
 
 
 @contextmanager
-def watching(name: str) -> Iterator[Watcher]:
+def watching(name: str, traced: bool = False) -> Iterator[Watcher]:
     reports, theirs = os.pipe()
-    process = PtyProcess(COCKPIT, name, size=SIZE, environment={"REPORT": str(theirs)}, pass_fds=[theirs])
+    environment = {"REPORT": str(theirs)} | ({"TRACED": "1"} if traced else {})
+    process = PtyProcess(COCKPIT, name, size=SIZE, environment=environment, pass_fds=[theirs])
     os.close(theirs)
     try:
         yield Watcher(process, reports)
