@@ -372,18 +372,18 @@ async def test_the_settings_of_sampling_are_typed_into_the_prompt(runs: Runs) ->
     async with Cockpit(run).run_test(size=MIDDLE, notifications=True) as pilot:
         screen = await opened(pilot)
         await pilot.press("i", *"/t 0.3", "enter", *"/k off", "enter", *"/n 7", "enter", *"/seed 5", "enter")
-        await until(pilot, lambda: screen.sampling.seed == 5)
-        assert screen.sampling.arguments("Once", seed=99) == {
+        await until(pilot, lambda: screen.prompting.sampling.seed == 5)
+        assert screen.prompting.sampling.arguments("Once", seed=99) == {
             "prompt": "Once",
             "max_tokens": 7,
             "temperature": 0.3,
             "top_k": None,
             "seed": 5,
         }
-        before = screen.sampling
+        before = screen.prompting.sampling
         await pilot.press(*"/warmth 3", "enter")
         await until(pilot, lambda: "understood are" in words(screen))
-        assert screen.sampling == before
+        assert screen.prompting.sampling == before
 
 
 async def test_a_prompt_goes_to_the_best_checkpoint_of_an_ended_run_and_failure_is_told(runs: Runs) -> None:

@@ -9,7 +9,6 @@ stands still, until `wake`; once a second a clock wakes it in any case.
 
 import asyncio
 import time
-import uuid
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -30,7 +29,6 @@ from trainer_daemon.contract.rundir import RunDir, find_run
 from trainer_daemon.contract.text import printable
 from trainer_daemon.link.far import FarRun
 from tui import headline
-from tui.asking import Asking, Sampling
 from tui.chart.export import ENDINGS, write_chart
 from tui.chart.figure import Figure
 from tui.chart.symbols import SYMBOLS
@@ -51,7 +49,8 @@ from tui.panes.runs import RunsPane
 from tui.panes.samples import SamplesPane
 from tui.panes.spec import SpecPane
 from tui.panes.system import SystemPane
-from tui.run_state import WATCHED_ROWS, Area, Checkpoint, RunState
+from tui.prompting import Prompting
+from tui.run_state import WATCHED_ROWS, Area, RunState
 from tui.screens import checkpoint_acts, run_acts
 from tui.screens.cockpit_keys import COCKPIT_BINDINGS, key_sections, keys_line
 from tui.screens.confirm import Confirm
@@ -103,17 +102,11 @@ class CockpitScreen(Screen[None], Backdrop):
         self.run_folder: RunDir | None = None
         self.state = RunState("no run")
         self.overlay = Overlay(open_feed, self.wake)
-        self.sampling = Sampling()
+        self.prompting = Prompting(self._send)
         self._first_run = run
         self._open_feed = open_feed
         self._watch: Watch | None = None
         self._stored: frozenset[str] | None = None
-        self._asking: Asking | None = None
-        self._said: set[str] = set()
-        """Notices of the inference worker that the reader has had."""
-        self._asked_count = 0
-        self._target: str | None = None
-        """Path of the checkpoint that answers; None: the model in training while there is one, else the best."""
         self._changed: set[Area] = set(ALL_AREAS)
         self._frame_seconds = REMOTE_FRAME_SECONDS if is_remote() else FRAME_SECONDS
         self._next_frame = 0.0
@@ -179,7 +172,8 @@ class CockpitScreen(Screen[None], Backdrop):
         if run.name in self.overlay.names:
             self.overlay.toggle(run)
         self.run_folder, self.state = run, RunState(run.name, WATCHED_ROWS)
-        self._stored, self._target, self._link, self._fitted_to = None, None, None, ()
+        self.prompting.turn_to(run, self.state)
+        self._stored, self._link, self._fitted_to = None, None, ()
         self._watch = Watch(run, self._open_feed, self.wake)
         self._watch.start()
         self.query_one(LogPane).follow(run)
@@ -188,9 +182,7 @@ class CockpitScreen(Screen[None], Backdrop):
         self._redraw_all()
 
     def _let_go(self) -> None:
-        if self._asking is not None:
-            self._asking.stop()
-            self._asking = None
+        self.prompting.let_go()
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
@@ -242,7 +234,7 @@ class CockpitScreen(Screen[None], Backdrop):
     def is_at_rest(self) -> bool:
         """There is nothing to do that nothing will wake it for."""
         is_drawn = not (self._changed or self._is_clock_due) or not self.is_current
-        return is_drawn and self._asking is None and not self._errands
+        return is_drawn and not self.prompting.is_under_way and not self._errands
 
     def _fold(self) -> None:
         watch = self._watch
@@ -272,17 +264,10 @@ class CockpitScreen(Screen[None], Backdrop):
         if self.overlay.fold(time.monotonic() + FOLD_SECONDS):
             self._changed.add("curves")
         self._fit_once()
-        if (asking := self._asking) is not None:
-            for event in asking.take():
-                if not isinstance(event, Notice):
-                    self._changed |= self.state.tell(event, time.time())
-                elif event.text not in self._said:
-                    self._said.add(event.text)
-                    self._say(event.text, "information")
-            if asking.is_over:
-                if asking.error is not None:
-                    self._changed |= self.state.fail_sample(asking.request_id, asking.error)
-                self._asking = None
+        answered, notices = self.prompting.fold()
+        self._changed |= answered
+        for notice in notices:
+            self._say(notice, "information")
         for errand, state in [(e, s) for e, s in self._errands if e.is_over]:
             self._errands.remove((errand, state))
             self._tell_of(errand, state)
@@ -339,8 +324,9 @@ class CockpitScreen(Screen[None], Backdrop):
             headline.banner(self.state, width, ink, self.cockpit.key_names, hides_alert=hides_alert)
         )
         placeholder = "a beginning for the model to continue" if self.run_folder else "open a run first"
-        sampling = Text(str(self.sampling), ink.muted) if width >= 60 else Text()
-        target = Text.assemble((f"{self._target_words()} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
+        sampling = Text(str(self.prompting.sampling), ink.muted) if width >= 60 else Text()
+        answerer = self.prompting.target_words(is_live=self._is_live)
+        target = Text.assemble((f"{answerer} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
         self.query_one(PromptLine).show(target, sampling, placeholder)
         self._paint_keys(width)
 
@@ -465,7 +451,7 @@ class CockpitScreen(Screen[None], Backdrop):
         self.query_one(PromptInput).focus()
 
     def action_compare_answers(self) -> None:
-        self.app.push_screen(TalkScreen(self.run_folder, self.sampling))
+        self.app.push_screen(TalkScreen(self.run_folder, self.prompting.sampling))
 
     def action_pause_or_resume(self) -> None:
         state, run = self.state.status.state, self.run_folder
@@ -584,78 +570,39 @@ class CockpitScreen(Screen[None], Backdrop):
     # Talking to the model
 
     @property
-    def answering(self) -> Checkpoint | None:
-        """The checkpoint that answers; None for the model in training, the only one of another machine that does."""
-        if isinstance(self.run_folder, FarRun):
-            return None
-        chosen = self.state.checkpoints.get(self._target or "")
-        if chosen is not None:
-            return chosen
-        return None if self._is_live else self.state.best_checkpoint
-
-    @property
     def _is_live(self) -> bool:
+        """There is a model in training that answers."""
         return self._link == "live" and not self.state.has_ended
 
-    def _target_words(self) -> str:
-        if self.run_folder is None:
-            return ""
-        checkpoint = self.answering
-        if checkpoint is not None:
-            return f"step {count(checkpoint.step)}"
-        return "live" if self._is_live else "no model yet"
-
     def action_next_target(self) -> None:
-        """Round: the live model (or the best checkpoint), the newest, the one before, …"""
-        newest_first = sorted(self.state.checkpoints.values(), key=lambda c: -c.step)
-        paths = [None, *(c.path for c in newest_first if self._stored is None or c.path in self._stored)]
-        at = paths.index(self._target) if self._target in paths else 0
-        self._target = paths[(at + 1) % len(paths)]
+        self.prompting.next_target(self._stored)
         self._change({"status"})
 
     @on(CheckpointsPane.Chosen)
     def _talk_to(self, message: CheckpointsPane.Chosen) -> None:
-        self._target = message.path
+        self.prompting.target = message.path
         self._change({"status"})
         self.action_talk()
 
     @on(PromptLine.Asked)
     def _ask(self, message: PromptLine.Asked) -> None:
+        prompting, is_live = self.prompting, self._is_live
         if message.text.startswith("/"):
             try:
-                self.sampling = self.sampling.changed(message.text[1:])
+                prompting.sampling = prompting.sampling.changed(message.text[1:])
                 self._change({"status"})
             except ValueError as e:
                 self._say(str(e), "warning")
             return
-        run = self.run_folder
-        if run is None:
+        if self.run_folder is None:
             self._say(f"open a run first: press {self.cockpit.key_names['pane.runs']}", "warning")
             return
-        prompt = message.text
-        self._asked_count += 1
-        arguments = self.sampling.arguments(prompt, seed=self._asked_count)
-        request_id = uuid.uuid4().hex
-        checkpoint = self.answering
-        if checkpoint is None and self._is_live and not self.may_steer():
-            return  # a text of the model in training costs it time
-        if checkpoint is None and not self._is_live:
-            self._say(
-                f"from here only the model in training answers; on its own machine: llmctl chat {run.name}"
-                if isinstance(run, FarRun)
-                else "no model to ask yet: there is neither a live run nor a checkpoint",
-                "warning",
-            )
+        if nobody := prompting.why_nobody_answers(is_live=is_live):
+            self._say(nobody, "warning")
             return
-        self._change(self.state.ask(request_id, prompt, checkpoint.path if checkpoint else None))
-        if checkpoint is None:
-            self._send(run, "sample", arguments, request_id)
-        else:
-            if (before := self._asking) is not None:
-                before.stop()
-                self._changed |= self.state.fail_sample(before.request_id, "interrupted by the next one")
-            self._asking = Asking(run.checkpoints / checkpoint.path, checkpoint.step, request_id, arguments)
-            self._asking.start()
+        if prompting.answering(is_live=is_live) is None and not self.may_steer():
+            return  # a text of the model in training costs it time
+        self._change(prompting.ask(message.text, is_live=is_live))
         switcher = self.query_one("#panes", ContentSwitcher)
         if switcher.current != "samples":
             switcher.current = "samples"
@@ -663,8 +610,8 @@ class CockpitScreen(Screen[None], Backdrop):
 
     @on(PromptInput.Left)
     def _leave_prompt(self) -> None:
-        if self._asking is not None:
-            self._asking.stop()
+        if self.prompting.is_under_way:
+            self.prompting.stop()
         else:
             self.focus_pane()
 
