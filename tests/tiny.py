@@ -8,7 +8,8 @@ import torch
 
 from trainer_daemon.contract.events import Command, Event, Finished, TrainStep
 from trainer_daemon.contract.spec import RunSpec, build_spec
-from trainer_daemon.engine.job import Job, build_job
+from trainer_daemon.engine.assembly import build_job
+from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.ranks import Ranks
 

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.tiny import tiny_spec
 from trainer_daemon.__main__ import leave
 from trainer_daemon.contract.scaling import TrainingPlan, training_plan
-from trainer_daemon.engine.job import build_network
-from trainer_daemon.engine.micro_batch import Network, try_out
+from trainer_daemon.engine.micro_batch import try_out
+from trainer_daemon.engine.network import Network, build_network
 from trainer_daemon.engine.ranks import join_ranks
 
 

@@ -28,12 +28,13 @@ from trainer_daemon.contract.events import (
     Sampled,
     TrainStep,
 )
+from trainer_daemon.engine.assembly import StoppedBeforeTrainingError
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.files import Progress, load_progress
-from trainer_daemon.engine.job import StoppedBeforeTrainingError, compiled_or_eager
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.models import loss
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.network import compiled_or_eager
 from trainer_daemon.engine.optim.gradients import LossScale
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
 
@@ -127,7 +128,7 @@ def test_a_resume_that_forgets_one_thing_is_not_the_same_run(
             setattr(progress, forgotten, 6 if forgotten == "step" else 0)
             return progress
 
-        monkeypatch.setattr("trainer_daemon.engine.job.load_progress", forgetful)
+        monkeypatch.setattr("trainer_daemon.engine.network.load_progress", forgetful)
     whole, second = Recorder(), Recorder()
     _, uninterrupted = run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
     run_tiny(tiny_spec(), home, stop_at(7), tmp_path / "parts")
@@ -165,7 +166,7 @@ def test_a_resume_that_forgets_what_was_best_or_usual_ends_elsewhere_and_one_tha
 
     whole = start("whole", Recorder())
     start("parts", stop_at(9))
-    monkeypatch.setattr("trainer_daemon.engine.job.load_progress", forgetful)
+    monkeypatch.setattr("trainer_daemon.engine.network.load_progress", forgetful)
     assert (start("parts", Recorder()) == whole) == (forgotten is None)
 
 

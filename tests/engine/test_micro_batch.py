@@ -14,9 +14,9 @@ from trainer_daemon.contract.estimate import rank_memory
 from trainer_daemon.contract.events import Command, Notice, RunPlanned
 from trainer_daemon.contract.scaling import TrainingPlan, training_plan
 from trainer_daemon.contract.spec import RunSpec
-from trainer_daemon.engine.job import build_network
 from trainer_daemon.engine.loop import train
-from trainer_daemon.engine.micro_batch import Network, choose_micro_batch, out_of_memory_told, try_out
+from trainer_daemon.engine.micro_batch import choose_micro_batch, out_of_memory_told, try_out
+from trainer_daemon.engine.network import Network, build_network
 from trainer_daemon.engine.ranks import Ranks
 
 AUTO = "train.micro_batch_size=auto"

@@ -17,9 +17,9 @@ from trainer_daemon.contract.events import AttemptStarted, Command, Notice, Trai
 from trainer_daemon.contract.hardware import DETERMINISTIC_ENVIRONMENT
 from trainer_daemon.contract.scaling import model_shape
 from trainer_daemon.contract.spec import RuntimeSpec, build_spec
-from trainer_daemon.engine.job import compile_mode
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.network import compile_mode
 from trainer_daemon.engine.optim.gradients import LossScale
 from trainer_daemon.engine.precision import choose_precision
 from trainer_daemon.engine.ranks import join_ranks

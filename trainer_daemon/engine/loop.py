@@ -9,7 +9,7 @@ from math import isfinite
 import torch
 
 from trainer_daemon.contract.events import Finished, Notice, TrainStep
-from trainer_daemon.engine import benchmark, duties, replicas, trouble
+from trainer_daemon.engine import benchmark, commands, duties, replicas, trouble
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.optim import schedule
 from trainer_daemon.engine.step_meter import StepMeter
@@ -47,7 +47,7 @@ def train(job: Job) -> Finished:
                 "failed", progress.step, "all steps done, but the last checkpoint could not be written"
             )
         # when someone asked for something, or the next rows are still being made: obey, wait. All ranks take part.
-        if attention_wanted and (last_word := duties.obey(job)):
+        if attention_wanted and (last_word := commands.obey(job)):
             return last_word
 
         # one optimizer step over the global batch

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from math import inf
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer_daemon.contract.errors import RunFailedError, SpecError
@@ -26,10 +25,12 @@ from trainer_daemon.contract.estimate import (
     rank_memory,
     usable_bytes,
 )
+from trainer_daemon.contract.events import Notice
 from trainer_daemon.contract.scaling import TrainingPlan
+from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.engine.memory import forget_peak, memory_of_a_rank, memory_use
-from trainer_daemon.engine.models.gpt import GPT
-from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
+from trainer_daemon.engine.network import Network, build_network
+from trainer_daemon.engine.outbox import Emit
 from trainer_daemon.engine.ranks import Ranks, ranks_on_this_machine
 
 STEPS_OF_A_TRY = 2
@@ -38,22 +39,42 @@ OPTIMISM = 2.0
 """Tries begin at the largest candidate whose estimate is under this many times the memory: compiled models keep less."""
 
 
-@dataclass(frozen=True)
-class Network:
-    """A model, the same model as it is trained, and its optimizer."""
-
-    model: GPT
-    replica: nn.Module
-    """Compiled and under DDP, as the run asks for."""
-    optimizer: MuonAdamW
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What was decided, the same on all ranks."""
 
     plan: TrainingPlan
     why: str
+
+
+def settle_micro_batch(
+    spec: RunSpec,
+    plan: TrainingPlan,
+    precision: Precision,
+    ranks: Ranks,
+    emit: Emit,
+    saved_rows: int | None,
+    document_start: int | None,
+) -> TrainingPlan:
+    """The plan in portions that fit, where the spec leaves that to the machine. All ranks.
+
+    A resumed run keeps the rows of its checkpoint where they still divide a rank's share: other portions round sums
+    otherwise. Raises SpecError when not even one row fits.
+    """
+    if spec.train.micro_batch_size != "auto":
+        return plan
+    if saved_rows and plan.rows_per_rank % saved_rows == 0:
+        return plan.in_portions_of(saved_rows)
+    choice = choose_micro_batch(
+        plan,
+        precision,
+        spec.runtime.activation_checkpointing,
+        ranks,
+        build=lambda trial: build_network(spec, trial, precision, ranks, lambda _: None, document_start),
+    )
+    rows, times = choice.plan.micro_batch_size, choice.plan.grad_accum_steps
+    emit(Notice("info", f"micro-batch: {rows} rows, {times} a step, are the most that fit: {choice.why}"))
+    return choice.plan
 
 
 def choose_micro_batch(

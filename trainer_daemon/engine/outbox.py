@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 from trainer_daemon.contract.events import Event, TrainStep
 
+Emit = Callable[[Event], None]
+"""Where events go, in the order in which they happen."""
+
 
 class Outbox:
     """Passes events on, in the order in which they came."""
 
-    def __init__(self, emit: Callable[[Event], None], *, holds_steps: bool) -> None:
+    def __init__(self, emit: Emit, *, holds_steps: bool) -> None:
         self._emit = emit
         self._holds_steps = holds_steps
         self._held: TrainStep | None = None

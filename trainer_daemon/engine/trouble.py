@@ -11,7 +11,8 @@ from trainer_daemon.contract.rundir import write_json
 from trainer_daemon.engine.checkpoint.files import choose_checkpoint, restore_generators
 from trainer_daemon.engine.duties import settle_save
 from trainer_daemon.engine.health import MAX_ROLLBACKS, MAX_SKIPPED_STEPS, Verdict, in_words, median_of
-from trainer_daemon.engine.job import Job, load_checkpoint
+from trainer_daemon.engine.job import Job
+from trainer_daemon.engine.network import load_checkpoint
 from trainer_daemon.engine.pace import WINDOW_STEPS
 from trainer_daemon.engine.step_meter import StepCost
 

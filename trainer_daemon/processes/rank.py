@@ -108,8 +108,9 @@ def train_run(
 ) -> Finished:
     """Build and train; the main rank's last act is the journal's `Finished`."""
     from trainer_daemon.engine.allocator import keep_freed_memory
+    from trainer_daemon.engine.assembly import StoppedBeforeTrainingError, build_job
     from trainer_daemon.engine.duties import finish_save
-    from trainer_daemon.engine.job import Commands, StoppedBeforeTrainingError, build_job
+    from trainer_daemon.engine.job import Commands
     from trainer_daemon.engine.loop import train
     from trainer_daemon.engine.micro_batch import out_of_memory_told
     from trainer_daemon.engine.native import give_torch_a_compiler_that_publishes
