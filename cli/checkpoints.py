@@ -1,4 +1,4 @@
-"""`checkpoints verify pin unpin prune discard`: what is on disk, whether it is still what was written, and what is to stay."""
+"""`checkpoints verify pin unpin prune discard rm`: what is on disk, whether it is still what was written, and what is to go."""
 
 import sys
 from dataclasses import asdict
@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.printing import clock, number, out, out_json, say, size, table
-from cli.references import CheckpointArgument, JsonOption, RunArgument, find_checkpoint, split_reference
+from cli.references import (
+    CheckpointArgument,
+    JsonOption,
+    RunArgument,
+    complete_run,
+    find_checkpoint,
+    split_reference,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,6 +191,40 @@ def discard(
         _make_sure(f"delete step {info.step} of {run.name}, {size(info.bytes)}?", run.name)
     store.discard(info.path)
     out(f"step {info.step} of {run.name} is deleted, {size(info.bytes)} are free again")
+
+
+def remove(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Whole names of runs, or @last.", autocompletion=complete_run),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete whole runs, their checkpoints and all, after showing which.
+
+    Not one that is still going. A fork of a deleted run keeps what it began with.
+    """
+    from trainer_daemon.contract.errors import RefusedError, SpecError
+    from trainer_daemon.contract.rundir import bytes_of_its_own, delete_run, find_run
+    from trainer_daemon.contract.status import observe
+
+    doomed = {run.name: run for run in map(find_run, runs)}
+    if short := [f"{run} ({find_run(run).name})" for run in runs if run not in {*doomed, "@last"}]:
+        raise SpecError(f"a run that is to be deleted has to be named in full: {', '.join(short)}")
+    if going := [run.name for run in doomed.values() if run.supervisor_is_alive() or run.ranks_are_alive()]:
+        raise RefusedError(f"{going[0]} is still going, nothing was deleted; first: llmctl stop {going[0]}")
+    states = {name: observe(run) for name, run in doomed.items()}
+    freed = {name: bytes_of_its_own(run) for name, run in doomed.items()}
+    rows = [
+        (name, s.state, str(s.step), number(s.min_val_bpb, 4), size(freed[name]))
+        for name, s in states.items()
+    ]
+    out(table(("RUN", "STATE", "STEP", "BEST VAL_BPB", "SIZE"), rows, left=2))
+    if not yes:
+        _make_sure(f"delete {' and '.join(doomed)}, {size(sum(freed.values()))}?", ", ".join(doomed))
+    for run in doomed.values():
+        delete_run(run)
+    say(f"{size(sum(freed.values()))} are free again")
 
 
 def _make_sure(question: str, name: str) -> None:

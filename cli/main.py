@@ -73,8 +73,8 @@ def root(
     pass
 
 
-NAMES = {evaluation.evaluate: "eval", control.set_value: "set"}
-"""Of functions that cannot be called what their command is: those are names of Python's own."""
+NAMES = {evaluation.evaluate: "eval", control.set_value: "set", checkpoints.remove: "rm"}
+"""Of functions that cannot be called what their command is: those are names of Python's own, or no words."""
 
 for function in (
     launch.demo,
@@ -105,6 +105,7 @@ for function in (
     checkpoints.unpin,
     checkpoints.prune,
     checkpoints.discard,
+    checkpoints.remove,
     export.export,
     sample.sample,
     chat.chat,

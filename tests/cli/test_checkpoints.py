@@ -1,5 +1,6 @@
 """Naming, listing and checking what is on disk."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from cli.references import find_checkpoint, split_reference
 from tests.cli.conftest import Llmctl, add_checkpoint, completed_run, failed_run
 from trainer_daemon.contract.errors import NotFoundError, SpecError
-from trainer_daemon.contract.rundir import RunDir
+from trainer_daemon.contract.rundir import DOOMED, Origin, RunDir, all_runs, create_run, hold_lock
 
 
 @pytest.fixture
@@ -180,3 +181,49 @@ def test_one_checkpoint_is_deleted_unless_it_is_pinned_or_a_resume_would_need_it
     assert newest.code == 6
     assert "a resume would go on from" in newest.err
     assert llmctl("discard", "broken@10", "--yes").code == 0
+
+
+def test_a_deleted_run_is_gone_whole_and_its_fork_keeps_what_it_began_with(
+    llmctl: Llmctl, run: RunDir
+) -> None:
+    origin = Origin(run.name, 20, str(run.checkpoints / "step-00000020"))
+    _, lock = create_run("forked", run.read_spec(), origin)
+    os.close(lock)
+    killed = run.path.with_name(f"{DOOMED}killed")
+    killed.mkdir()
+
+    removed = llmctl("rm", "done", "--yes")
+
+    assert removed.code == 0
+    assert "done  completed     3        1.2500" in removed.out
+    assert [p.name for p in run.path.parent.iterdir()] == ["forked"], (
+        "nor is left what an earlier deletion had not done"
+    )
+    assert llmctl("status", "done").code == 3
+    assert llmctl("verify", "forked@20").code == 0
+
+
+def test_only_a_run_that_is_over_and_named_in_full_is_deleted(llmctl: Llmctl, run: RunDir) -> None:
+    completed_run("older")
+    going = completed_run("going")
+    for lock, shared in (going.run_lock, False), (going.ranks_lock, True):
+        held = hold_lock(lock, shared=shared)
+        refused = llmctl("rm", "older", "going", "--yes")
+        os.close(held)
+        assert refused.code == 6
+        assert "llmctl stop going" in refused.err
+    assert llmctl("rm", "old", "--yes").code == 2
+    assert llmctl("rm", "older", "nothing", "--yes").code == 3
+    unasked = llmctl("rm", "older")
+    assert (unasked.code, "--yes" in unasked.err) == (6, True)
+    assert {r.name for r in all_runs()} == {"done", "older", "going"}
+    assert llmctl("rm", "@last", "older", "older", "-y").code == 0
+    assert [r.name for r in all_runs()] == ["done"]
+
+
+def test_a_run_that_is_only_a_link_is_left_alone(llmctl: Llmctl, run: RunDir) -> None:
+    moved = run.path.rename(run.path.parent.parent / "elsewhere")
+    run.path.symlink_to(moved)
+    refused = llmctl("rm", "done", "--yes")
+    assert (refused.code, str(moved) in refused.err) == (6, True)
+    assert llmctl("verify", "done").code == 0

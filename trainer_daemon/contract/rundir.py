@@ -38,6 +38,8 @@ STACKS_SIGNAL = signal.SIGUSR2
 """Makes a rank append the stacks of all its threads to its `rank_stacks` file."""
 TRACE_SIGNAL: int | None = getattr(signal, "SIGRTMIN", None)
 """Makes a rank write torch's own record of its collectives to its `rank_trace` file; None where there is no such signal."""
+DOOMED = ".deleted-"
+"""What the folder of a run that is being deleted begins with; `NAME_PATTERN` passes over it."""
 LOG_PART_BYTES = 256 * 1024
 """At most this much of a log in one piece."""
 
@@ -299,6 +301,33 @@ def begins_with(run: RunDir, checkpoint: Path) -> bool:
         return bool(origin == sha256((checkpoint / "MANIFEST.json").read_bytes()).hexdigest())
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def delete_run(run: RunDir) -> None:
+    """Delete a run that nobody works on: by one rename it is none any more, whatever happens to the rest.
+
+    Raises RefusedError while its supervisor or a rank is alive, or where the folder is only a link to one.
+    """
+    if run.path.is_symlink():
+        raise RefusedError(f"{run.path} is a link to {run.path.resolve()}; delete the two by hand")
+    if run.supervisor_is_alive() or run.ranks_are_alive():
+        raise RefusedError(f"{run.name} is still going; first: llmctl stop {run.name}")
+    lock = hold_lock(run.run_lock)  # nobody resumes it meanwhile
+    try:
+        doomed = Path(tempfile.mkdtemp(prefix=DOOMED, dir=run.path.parent))
+        run.path.rename(doomed)  # takes the place of the empty folder
+        fsync_folder(doomed.parent)
+        for left in doomed.parent.glob(f"{DOOMED}*"):  # what a deletion that was killed has left, too
+            with suppress(FileNotFoundError):  # another deletion is at it
+                shutil.rmtree(left)
+    finally:
+        os.close(lock)
+
+
+def bytes_of_its_own(run: RunDir) -> int:
+    """What deleting the run frees: not the files that a fork of it shares."""
+    sizes = (path.lstat() for path in run.path.rglob("*"))
+    return sum(s.st_size for s in sizes if stat.S_ISREG(s.st_mode) and s.st_nlink == 1)
 
 
 def write_durably(path: Path, data: bytes) -> None:
