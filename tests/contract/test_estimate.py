@@ -128,6 +128,8 @@ def test_disk_holds_the_newest_the_best_and_the_one_being_written(every: str, at
         ("8xH100", "H100", 8, 989e12),
         ("H100", "H100", 1, 989e12),
         ("2 x RTX 4090", "RTX 4090", 2, 165.2e12),
+        ("rtx4090", "rtx4090", 1, 165.2e12),
+        ("4xRTX-6000-Ada", "RTX-6000-Ada", 4, 364.2e12),
         ("4xUnheardOf 24GB", "UnheardOf 24GB", 4, None),
         ("xeon 64 GiB", "xeon 64 GiB", 1, None),
     ],

@@ -116,7 +116,8 @@ def find_peak(device_name: str) -> DevicePeak | None:
     if _NAMESAKES.search(device_name):
         return None
     for peak in DEVICE_PEAKS:
-        if re.search(rf"(?<![a-z0-9]){re.escape(peak.name)}(?![a-z0-9])", device_name, flags=re.IGNORECASE):
+        name = re.escape(peak.name).replace(r"\ ", "[ -]?")  # a person writes RTX4090, too
+        if re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", device_name, flags=re.IGNORECASE):
             return peak
     return None
 
