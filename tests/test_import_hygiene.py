@@ -1,6 +1,7 @@
 """What starts fast stays fast: torch costs 1.4 s and 200 MB, and only the engine pays for it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,13 @@ REPORT = "import sys, json; print('\\nMODULES', json.dumps(sorted(sys.modules)))
 RUN_MAIN = "from cli.main import main; code = main({}); assert code == {}, code; "
 
 
-def modules_after(code: str, home: Path) -> set[str]:
+def modules_after(code: str, home: Path, path: str = "") -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", code + REPORT],
         capture_output=True,
         text=True,
         check=False,
-        env={"LLMCTL_HOME": str(home), "PATH": ""},
+        env={"LLMCTL_HOME": str(home), "PATH": path},
     )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.rpartition("MODULES ")[2]))
@@ -67,6 +68,24 @@ def test_everything_but_the_engine_does_without_torch(module: str, tmp_path: Pat
 def test_a_rank_needs_nothing_that_a_bare_gpu_image_lacks(tmp_path: Path) -> None:
     loaded = modules_after("import trainer_daemon.processes.rank, trainer_daemon.engine.loop; ", tmp_path)
     assert not loaded & {"msgspec", "psutil", "zmq", "typer", "rich", "textual"}
+
+
+TRAIN = """
+from pathlib import Path
+from tests.tiny import Recorder, run_tiny, tiny_spec
+from trainer_daemon.engine.ranks import join_ranks
+spec = tiny_spec("train.num_iterations=2", "eval.every=1", "sample.every=1", "checkpoint.every=1")
+run_tiny(spec, Path({home!r}), Recorder(), None, join_ranks(spec.runtime))
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_compiles_nothing_loads_no_compiler(tmp_path: Path) -> None:
+    """A second of each start, of torch's two and a half: it came with the question whether a run is deterministic, and with
+    an operator whose only use is to be passed by when one compiles."""
+    loaded = modules_after(TRAIN.format(home=str(tmp_path)), tmp_path, os.environ["PATH"])
+    assert "torch" in loaded
+    assert not loaded & {"torch._dynamo", "torch._inductor", "sympy"}
 
 
 def test_the_first_frame_of_the_cockpit_waits_for_textual_alone(tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def join_ranks(runtime: RuntimeSpec, flight: FlightRecorder | None = None) -> Ra
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if runtime.deterministic:  # before CUDA starts, and for launchers that are not ours
         os.environ.update(DETERMINISTIC_ENVIRONMENT)
-    torch.use_deterministic_algorithms(runtime.deterministic)
+    if runtime.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(runtime.deterministic)  # a second: it imports torch's compiler
     device = choose_device(runtime, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "mps" and world_size > 1:
         raise SpecError(MPS_TAKES_ONE_RANK)

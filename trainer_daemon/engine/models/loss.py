@@ -8,6 +8,7 @@ N rows, C width, V vocabulary.
 """
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ def chunk_rows(device: torch.device) -> int:
 def _row_losses(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
     logits = F.linear(hidden, weight.to(hidden.dtype))  # (N, V)
     if not logits.requires_grad and _is_fused(logits):
-        return fused_chunk_loss_(logits, targets, cap)
+        return _chunk_loss_(logits)(logits, targets, cap)
     return F.cross_entropy(softcap(logits, cap), targets, ignore_index=IGNORE_INDEX, reduction="none")
 
 
@@ -88,8 +89,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             torch.split(hidden, rows), torch.split(targets, rows), torch.split(hidden_grad, rows), strict=True
         ):
             logits = torch.mm(h, w.T)  # (rows, V)
-            chunk_loss_ = fused_chunk_loss_ if _is_fused(logits) else plain_chunk_loss_
-            total += chunk_loss_(logits, t, cap).sum()
+            total += _chunk_loss_(logits)(logits, t, cap).sum()
             logits_grad = logits
             torch.mm(logits_grad, w, out=h_grad)
             if weight_grad.dtype == hidden.dtype:
@@ -129,9 +129,15 @@ def _is_fused(logits: Tensor) -> bool:
     return _kernel is not None and logits.is_cpu and logits.dtype in (torch.float32, torch.bfloat16)
 
 
-@torch.library.custom_op("llmctl::fused_chunk_loss_", mutates_args=("logits",))
+def _chunk_loss_(logits: Tensor) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """What computes a chunk of such logits here."""
+    if not _is_fused(logits):
+        return plain_chunk_loss_
+    return fused_operator if torch.compiler.is_compiling() else fused_chunk_loss_
+
+
 def fused_chunk_loss_(logits: Tensor, targets: Tensor, cap: float) -> Tensor:
-    """`plain_chunk_loss_` as one visit; an operator of its own, so that a compiler passes it by."""
+    """`plain_chunk_loss_` as one visit."""
     assert _kernel is not None
     assert logits.is_contiguous()
     N, V = logits.shape
@@ -150,6 +156,13 @@ def fused_chunk_loss_(logits: Tensor, targets: Tensor, cap: float) -> Tensor:
     return losses
 
 
-@fused_chunk_loss_.register_fake
+# an operator of its own, so that a compiler passes it by; called as one, it would have torch's compiler imported, a second
+# of every start, to keep that compiler away
+fused_operator = torch.library.custom_op(
+    "llmctl::fused_chunk_loss_", fused_chunk_loss_, mutates_args=("logits",)
+)
+
+
+@fused_operator.register_fake
 def _(logits: Tensor, targets: Tensor, cap: float) -> Tensor:  # noqa: ARG001 - the operator's signature
     return logits.new_empty(logits.size(0), dtype=torch.float32)
