@@ -97,3 +97,7 @@ def test_curves_are_drawn_without_what_only_a_spec_or_a_socket_needs(tmp_path: P
     loaded = modules_after("import tui.screens.cockpit; ", tmp_path)
     assert "tui.store" in loaded
     assert not loaded & {"pydantic", "trainer_daemon.contract.spec", "zmq"}
+    hidden = {
+        f"tui.panes.{name}" for name in ("samples", "checkpoints", "log", "runs", "system", "spec", "alerts")
+    }
+    assert not loaded & {*hidden, "tui.screens.talk", "tui.screens.new_run"}

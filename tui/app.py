@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
@@ -78,10 +79,14 @@ class Cockpit(DiffedApp[None]):
     @cached_property
     def key_names(self) -> Mapping[str, str]:
         """Binding id -> the key that does it, as the reader bound it."""
-        from tui.key_names import key_names
+        from tui.key_names import KeyNames
+        from tui.screens.cockpit import CockpitScreen
         from tui.screens.cockpit_keys import key_sections
 
-        return key_names(self, [owner for _, owners in key_sections() for owner in owners])
+        def everyone() -> list[type[DOMNode]]:
+            return [owner for _, owners in key_sections() for owner in owners]
+
+        return KeyNames(self, [Cockpit, CockpitScreen], everyone)
 
     def compose(self) -> ComposeResult:
         name = self._first_run.name if self._first_run else "runs"
@@ -94,6 +99,7 @@ class Cockpit(DiffedApp[None]):
 
     @work(thread=True, group="load")
     def _load(self) -> None:
+        _load_numpy()
         from tui.feed import open_link
         from tui.screens.cockpit import CockpitScreen
 
@@ -147,6 +153,17 @@ class Cockpit(DiffedApp[None]):
                 action = partial(self.run_action, binding.action, default_namespace=node)
                 yield SystemCommand(binding.description.capitalize(), binding.tooltip, action)
         yield from super().get_system_commands(screen)
+
+
+def _load_numpy() -> None:
+    """Without the threads that OpenBLAS begins with it: nothing here multiplies matrices, and they cost as much as all of numpy."""
+    if (name := "OPENBLAS_NUM_THREADS") in os.environ:
+        return
+    os.environ[name] = "1"
+    try:
+        import numpy as np  # noqa: F401
+    finally:
+        del os.environ[name]  # runs that are started from here choose for themselves
 
 
 def _with_keys(screen: Screen[object]) -> Iterator[DOMNode]:

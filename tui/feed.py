@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from trainer_daemon.contract.course import Item, Steps, read_course
@@ -44,6 +45,25 @@ class Feed(Protocol):
 
 FeedOpener = Callable[[RunDir, dict[str, int]], Feed]
 """(run, newest record of each stream that is known already) -> what comes after those."""
+
+
+@dataclass
+class Shelf:
+    """The folders of checkpoints there are; older ones are pruned as a run goes on."""
+
+    stored: frozenset[str] | None = None
+    """None while nobody has looked."""
+    pinned: frozenset[str] = frozenset()
+    """Those of them that are kept until they are unpinned."""
+
+    def lacks(self, path: str) -> bool:
+        """Whether this one is known to be gone."""
+        return self.stored is not None and path not in self.stored
+
+    def take(self, stored: frozenset[str] | None, pinned: frozenset[str]) -> bool:
+        """Hold these from now on; whether they are others."""
+        before, (self.stored, self.pinned) = (self.stored, self.pinned), (stored, pinned)
+        return before != (stored, pinned)
 
 
 class Watch(threading.Thread):
@@ -90,7 +110,11 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         try:
-            feed = self._open_feed(self.run_folder, self._read_history())
+            cursors = self._read_history()
+            if not (isinstance(self.run_folder, FarRun) or self.run_folder.supervisor_is_alive()):
+                self.link_state = "disk"  # which takes no socket to know: the curves do not wait for zmq
+                self._look()
+            feed = self._open_feed(self.run_folder, cursors)
             try:
                 self._follow(feed)
             finally:

@@ -3,7 +3,7 @@
 All words about keys go through here but those of `?`, which has every key of a binding and not only its first.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,15 +29,39 @@ def as_bound(binding: Binding, own: Mapping[str, str]) -> Binding:
     return replace(binding, key=key) if key else binding
 
 
-def key_names(app: "Cockpit", owners: Iterable[type[DOMNode]]) -> Mapping[str, str]:
+class KeyNames(Mapping[str, str]):
     """Binding id -> its first key, as short as a last row needs it."""
-    bindings = [b for owner in owners for b in owner.BINDINGS if isinstance(b, Binding) and b.id]
-    names = {}
-    for binding in bindings:
-        first = next(iter(Binding.make_bindings([as_bound(binding, app.settings.keys)])))
-        shown = app.get_key_display(first)
-        names[binding.id or ""] = SHORT.get(shown, shown)
-    return names
+
+    def __init__(
+        self, app: "Cockpit", first: Iterable[type[DOMNode]], rest: Callable[[], Iterable[type[DOMNode]]]
+    ) -> None:
+        """`first`: who has the keys that the first frame names. `rest`: everyone else, loaded when one of theirs is asked for."""
+        self._app = app
+        self._names = self._of(first)
+        self._rest: Callable[[], Iterable[type[DOMNode]]] | None = rest
+
+    def __getitem__(self, name: str) -> str:
+        return self._names[name] if name in self._names else self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> Mapping[str, str]:
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            self._names |= self._of(rest())
+        return self._names
+
+    def _of(self, owners: Iterable[type[DOMNode]]) -> dict[str, str]:
+        names = {}
+        for binding in (b for owner in owners for b in owner.BINDINGS if isinstance(b, Binding) and b.id):
+            key = next(iter(Binding.make_bindings([as_bound(binding, self._app.settings.keys)])))
+            shown = self._app.get_key_display(key)
+            names[binding.id or ""] = SHORT.get(shown, shown)
+        return names
 
 
 def cockpit_of(app: App[object]) -> "Cockpit":

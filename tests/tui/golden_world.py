@@ -46,9 +46,9 @@ from trainer_daemon.contract.spec import build_spec
 from tui.answer import Answer
 from tui.app import Cockpit
 from tui.launching import Answer as Said
+from tui.panes.views import PANES
 from tui.screens.choose import Choose
 from tui.screens.cockpit import CockpitScreen
-from tui.screens.cockpit_keys import PANES
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help
 from tui.screens.jump import Jump

@@ -29,7 +29,7 @@ from tui.app import Cockpit
 from tui.chart.palette import DARK
 from tui.evidence import evidence_lines
 from tui.panes.charts import ChartGrid
-from tui.screens.cockpit_keys import PANES
+from tui.panes.views import PANES
 
 if TYPE_CHECKING:
     from tests.tui.conftest import Runs, WrittenRun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,10 @@ from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
 from tui.app import Cockpit
 from tui.chart.draw import GUTTER
-from tui.feed import open_link
+from tui.feed import Feed, open_link
 from tui.figures import first_view
 from tui.panes.charts import ChartGrid, RunChart, grid_shape
+from tui.panes.views import PANES
 from tui.screens.cockpit import CockpitScreen
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help
@@ -57,11 +59,11 @@ def what_is_there(pilot: Pilot[None]) -> str:
 
 
 async def opened(pilot: Pilot[None]) -> CockpitScreen:
-    """The cockpit, once all that the journal holds is on screen."""
+    """The cockpit, once all that the journal holds is on screen and every view is at hand."""
     await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
     screen = pilot.app.screen
     assert isinstance(screen, CockpitScreen)
-    await until(pilot, lambda: screen.is_caught_up)
+    await until(pilot, lambda: screen.is_caught_up and screen.views.are_all_there)
     await looked_again(pilot, screen, 2)
     return screen
 
@@ -242,6 +244,31 @@ async def test_q_leaves_and_says_nothing_to_the_run(runs: Runs) -> None:
         await pilot.press("q")
         await until(pilot, lambda: not pilot.app.is_running)
     assert not list(written.run.journal.glob("control-*"))
+
+
+async def test_a_view_is_there_at_its_key_though_the_run_be_still_read(runs: Runs) -> None:
+    """All others but the charts are put together once the curves are drawn, which no key waits for."""
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 5)
+    is_heard = threading.Event()
+
+    def open_late(run: RunDir, after: dict[str, int]) -> Feed:
+        assert is_heard.wait(60)
+        return open_link(run, after)
+
+    async with Cockpit(written.run, open_late).run_test(size=MIDDLE) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
+        screen = pilot.app.screen
+        assert isinstance(screen, CockpitScreen)
+        await until(pilot, lambda: screen.views.is_mounted)
+        await pilot.press("7")
+        await until(pilot, lambda: screen.views.current == "spec" and "aspect_ratio" in words(screen))
+        assert [pane.id for pane in screen.views.there] == ["charts", "spec"]
+        is_heard.set()
+        await until(pilot, lambda: screen.is_settled)
+        assert {pane.id for pane in screen.views.there} == set(PANES)
+        assert screen.views.current == "spec"
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from trainer_daemon.contract.events import (
 from trainer_daemon.contract.rundir import create_run, runs_folder
 from trainer_daemon.contract.spec import build_spec
 from tui.app import Cockpit
+from tui.panes.views import PANES
 from tui.screens.choose import Choose
 from tui.screens.cockpit import CockpitScreen
-from tui.screens.cockpit_keys import PANES
 from tui.screens.new_run import NewRun
 from tui.screens.spec_diff import SpecDiff
 from tui.screens.talk import TalkScreen

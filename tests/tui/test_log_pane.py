@@ -126,6 +126,22 @@ async def test_a_rank_is_followed_filtered_and_searched(runs: Runs, size: tuple[
         await until(pilot, lambda: "rank-0 has printed nothing" in words(screen))
 
 
+async def test_an_end_that_is_asked_for_twice_is_shown_once(runs: Runs) -> None:
+    """On a slow machine the pane looked again while it still read, and every line stood there twice."""
+    written = printing(runs, b"the only line\n")
+    async with Cockpit(written.run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        await to_rank_1(pilot, screen)
+        await until(pilot, lambda: "the only line" in words(screen))
+        pane = screen.query_one(LogPane)
+        await until(pilot, lambda: not pane._is_looking)
+        pane._forget()
+        pane._begin(pane._read_tail)
+        pane._begin(pane._read_tail)
+        await until(pilot, lambda: not pane._is_looking and pane._next_reading is None)
+        assert words(screen).count("the only line") == 1
+
+
 @pytest.mark.slow
 async def test_of_a_huge_log_a_stretch_is_kept_and_earlier_ones_are_found(runs: Runs) -> None:
     head = b"the first needle\n" + b"early\n"

@@ -15,8 +15,8 @@ from tui.app import UNLISTED, Cockpit
 from tui.clipboard import MOST_BASE64, MOST_BYTES, fitting, osc52
 from tui.panes.charts import ChartGrid
 from tui.panes.checkpoints import CheckpointsPane
+from tui.panes.views import PANES
 from tui.screens.cockpit import CockpitScreen
-from tui.screens.cockpit_keys import PANES
 from tui.screens.help import Help
 from tui.screens.jump import Jump
 from tui.widgets.prompt import PromptInput

@@ -14,7 +14,7 @@ from tests.tui.test_cockpit import opened, shown, until
 from tui.app import Cockpit
 from tui.chart.palette import CONTRAST, DARK, LIGHT, Palette
 from tui.ink import THEMES, palette_of
-from tui.screens.cockpit_keys import PANES
+from tui.panes.views import PANES
 from tui.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ none, and a run whose processes are gone never reads as running.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -211,11 +211,21 @@ class RunStatus:
                 self.peak_memory_bytes = max(self.peak_memory_bytes or 0, int(max(peaks)))
             smoothed = min(older, SMOOTHED_STEPS)
             self.attempt_steps += older - smoothed
-            for row in range(older - smoothed, older):
+            row = older - smoothed
+            while row < older and (self.step_seconds is None or self.attempt_steps < 2):  # warming up
                 self.attempt_steps += 1
                 parts = {part: columns[f"{part}_seconds"][row] for part in STEP_PARTS}
                 known = {part: seconds for part, seconds in parts.items() if not isnan(seconds)}
                 self._smooth_pace(columns["step_seconds"][row], known)
+                row += 1
+            self.attempt_steps += older - row
+            self.step_seconds = _smooth_on(self.step_seconds, columns["step_seconds"][row:older])
+            before = self.step_parts or {}
+            means = {
+                part: _smooth_on(before.get(part), columns[f"{part}_seconds"][row:older])
+                for part in STEP_PARTS
+            }
+            self.step_parts = {part: mean for part, mean in means.items() if mean is not None} or None
         self.apply(steps.last)
 
     def _change_state(self, e: StateChanged) -> None:
@@ -265,6 +275,13 @@ class RunStatus:
 def _smooth(mean: float | None, value: float) -> float:
     """The next value of an exponential mean; without one before, the value itself."""
     return value if mean is None else mean + (1 - STEP_SECONDS_DECAY) * (value - mean)
+
+
+def _smooth_on(mean: float | None, values: Sequence[float]) -> float | None:
+    """`_smooth` of one value after the other; NaN ends a mean, and the next value begins it anew."""
+    for value in values:
+        mean = None if isnan(value) else _smooth(mean, value)
+    return mean
 
 
 def load_snapshot(run: RunDir) -> RunStatus:

@@ -64,10 +64,10 @@ class AlertsPane(Pane):
             super().__init__()
             self.step = step
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
+    def __init__(self, acknowledged: Acknowledged, *, id: str) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id, classes="-none")
         self.run_folder: RunDir | None = None
-        self.acknowledged = Acknowledged()
+        self.acknowledged = acknowledged
         self._state: RunState | None = None
         self._evidence: dict[str, str] = {}
         """By the path of the record: its text, or why it cannot be read."""
@@ -84,19 +84,6 @@ class AlertsPane(Pane):
         self._evidence.clear()
         self._refused.clear()
         self.remove_class("-alone")
-
-    def unseen(self, state: RunState) -> int:
-        """How many alarms nobody has said to have seen."""
-        return sum(not self._is_seen(state, alarm) for alarm in state.alarms)
-
-    def hides_banner(self, state: RunState) -> bool:
-        """Whether the newest alert is seen, so that nothing needs to tell of it any more."""
-        alert = state.status.alert
-        same = [a for a in state.alarms if alert and (a.name, a.step) == (alert["name"], alert["step"])]
-        return bool(same) and self._is_seen(state, same[-1])
-
-    def _is_seen(self, state: RunState, alarm: Alarm) -> bool:
-        return self.acknowledged.holds(state.status.name, alarm.key)
 
     # Drawing
 
@@ -119,7 +106,7 @@ class AlertsPane(Pane):
         self._draw_details()
 
     def _cells(self, state: RunState, alarm: Alarm, room: int, ink: Palette) -> list[Text]:
-        is_seen = self._is_seen(state, alarm)
+        is_seen = self.acknowledged.is_seen(state, alarm)
         style = ink.muted if is_seen else Style.null()
         words = Text(alarm.seen.replace("\n", " "), style)
         words.truncate(room, overflow="ellipsis")
@@ -209,7 +196,7 @@ class AlertsPane(Pane):
 
     def action_acknowledge(self) -> None:
         if self._state is not None and (alarm := self.chosen) is not None:
-            self._turn([alarm], is_seen=not self._is_seen(self._state, alarm))
+            self._turn([alarm], is_seen=not self.acknowledged.is_seen(self._state, alarm))
 
     def action_acknowledge_all(self) -> None:
         if self._state is not None:

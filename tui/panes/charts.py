@@ -16,11 +16,13 @@ from textual.widgets import ContentSwitcher
 from tui.chart.figure import Figure
 from tui.chart.marks import legend
 from tui.chart.scene import to_axis
+from tui.chart.symbols import Symbols
 from tui.chart.widget import Chart
 from tui.figures import CHARTS, ChartSpec, along, figure, first_view, happenings
 from tui.headline import READINGS_WIDTH, note_line, preparation, readings, sample_text, sample_title, strip
 from tui.ink import palette_of
 from tui.key_names import cockpit_of
+from tui.overlay import Overlay
 from tui.panes.pane import Pane
 from tui.run_state import Area, RunState
 from tui.store import XAxis
@@ -60,8 +62,9 @@ def grid_shape(width: int, height: int, charts: int) -> tuple[int, int]:
 class RunChart(Chart):
     """A chart of one metric of the run in sight."""
 
-    def __init__(self, spec: ChartSpec) -> None:
+    def __init__(self, spec: ChartSpec, symbols: Symbols) -> None:
         super().__init__(self._figure, id=f"chart-{spec.name}")
+        self.set_reactive(Chart.symbols, symbols)
         self.spec = spec
         self.state: RunState | None = None
         self.others: Sequence[RunState] = ()
@@ -123,10 +126,10 @@ class ChartGrid(Container, Backdrop):
             super().__init__()
             self.chart = chart
 
-    def __init__(self) -> None:
+    def __init__(self, overlay: Overlay, symbols: Symbols) -> None:
         super().__init__(id="grid")
-        self.others: Sequence[RunState] = ()
-        """The runs laid over the one in sight."""
+        self._overlay = overlay
+        self._symbols = symbols
         self.charts: Sequence[RunChart] = ()
         """All of them, in sight or not."""
         self._page = 0
@@ -136,7 +139,7 @@ class ChartGrid(Container, Backdrop):
         """Those among which the pages were divided."""
 
     def compose(self) -> ComposeResult:
-        self.charts = [RunChart(spec) for spec in CHARTS]
+        self.charts = [RunChart(spec, self._symbols) for spec in CHARTS]
         yield from self.charts
 
     @property
@@ -159,7 +162,7 @@ class ChartGrid(Container, Backdrop):
     def draw(self, state: RunState) -> None:
         for chart in self.charts:
             chart.look_at(state)
-            chart.others = self.others
+            chart.others = self._overlay.states
         if self.offered != self._arranged:
             self._arrange()
         for chart in self.charts:
@@ -264,15 +267,17 @@ class ChartsPane(Pane):
     ChartsPane.-low #lower {{ display: none; }}
     """
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
+    def __init__(self, overlay: Overlay, symbols: Symbols, *, id: str) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
+        self._overlay = overlay
+        self._symbols = symbols
         self._state: RunState | None = None
 
     def compose(self) -> ComposeResult:
         yield Lines(id="strip")
         with Side(id="upper"):
             with Views(initial="grid", id="switch"):
-                yield ChartGrid()
+                yield ChartGrid(self._overlay, self._symbols)
                 yield Lines(id="preparing")
             yield Lines(id="readings")
         with Side(id="lower"):

@@ -12,7 +12,9 @@ from textual.widget import Widget
 from textual.widgets import DataTable
 
 from tui.chart.figure import Figure
+from tui.chart.symbols import Symbols
 from tui.chart.widget import Chart
+from tui.feed import Shelf
 from tui.figures import checkpoints_figure
 from tui.ink import GREEN, hue, palette_of
 from tui.key_names import Hint
@@ -81,17 +83,16 @@ class CheckpointsPane(Pane):
             self.act: Act = act
             self.path = path
 
-    stored: frozenset[str] | None = None
-    """The folders there are; None while nobody has looked."""
-    pinned: frozenset[str] = frozenset()
-    """Those of them that are pinned."""
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
+    def __init__(self, shelf: Shelf, symbols: Symbols, *, id: str) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
+        self._shelf = shelf
+        self._symbols = symbols
         self._state: RunState | None = None
 
     def compose(self) -> ComposeResult:
-        yield Chart(self._figure, id="checkpoints-chart")
+        chart = Chart(self._figure, id="checkpoints-chart")
+        chart.set_reactive(Chart.symbols, self._symbols)
+        yield chart
         yield Table(cursor_type="row", cell_padding=2, id="checkpoints-table")
 
     @property
@@ -105,7 +106,7 @@ class CheckpointsPane(Pane):
         if self._state is None:
             return Figure("")
         every = self._state.checkpoints.values()
-        stored = [c for c in every if self.stored is None or c.path in self.stored]
+        stored = [c for c in every if not self._shelf.lacks(c.path)]
         return checkpoints_figure(self._state, stored, self._chosen, axis, decay)
 
     def on_data_table_row_highlighted(self) -> None:
@@ -124,8 +125,8 @@ class CheckpointsPane(Pane):
         rows = []
         for checkpoint in sorted(state.checkpoints.values(), key=lambda c: -c.step):
             words = [word for word, it in (("best", best), ("newest", last)) if it is checkpoint]
-            words += ["pinned"] * (checkpoint.path in self.pinned)
-            is_gone = self.stored is not None and checkpoint.path not in self.stored
+            words += ["pinned"] * (checkpoint.path in self._shelf.pinned)
+            is_gone = self._shelf.lacks(checkpoint.path)
             cells = [Text(cell, justify="right") for cell in _cells(checkpoint)]
             cells.append(Text("pruned" if is_gone else " · ".join(words), hue(ink, GREEN)))
             if is_gone:

@@ -302,7 +302,9 @@ class LogPane(Pane):
         if source == self._source and window is self._window:
             self._take_part(window, read, part, trouble)
         wanted, self._next_reading = self._next_reading, None
-        if wanted is not None and (self._window is not None or wanted == self._read_tail):
+        if wanted is not None and (wanted == self._read_tail) == (
+            self._window is None
+        ):  # else it was read meanwhile
             self._begin(wanted)
 
     def _take_part(self, window: LogWindow | None, read: Reading, part: LogPart | None, trouble: str) -> None:

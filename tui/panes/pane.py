@@ -6,6 +6,7 @@ from typing import ClassVar
 from textual.containers import Container
 from textual.widget import Widget
 
+from trainer_daemon.contract.rundir import RunDir
 from tui.key_names import Hint
 from tui.run_state import Area, RunState
 from tui.widgets.ready import Backdrop
@@ -21,6 +22,9 @@ class Pane(Container, Backdrop):
     def draw(self, state: RunState, changed: set[Area]) -> None:
         """Show what changed. Reads the state, never writes it."""
         raise NotImplementedError
+
+    def follow(self, run: RunDir) -> None:
+        """Show this run from now on. For what is not in its state: files that are read when they are looked at."""
 
     @property
     def first_focus(self) -> Widget | None:

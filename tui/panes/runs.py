@@ -19,6 +19,7 @@ from trainer_daemon.contract.rundir import RunDir, all_runs
 from trainer_daemon.contract.text import printable
 from tui.ink import GLYPH_OF_STATE, HUE_OF_STATE, SKY, VERMILION, hue, palette_of
 from tui.key_names import Hint, cockpit_of
+from tui.overlay import Overlay
 from tui.panes.pane import Pane
 from tui.run_columns import COLUMNS, Column, arranged, columns_that_fit, sort_that_comes_next
 from tui.run_query import EXAMPLE, Query, QueryError, parse_query
@@ -130,10 +131,9 @@ class RunsPane(Pane):
             super().__init__()
             self.runs = runs
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
+    def __init__(self, overlay: Overlay, *, id: str) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
-        self.overlaid: Sequence[str] = ()
-        """The runs that lie over the open one, in the order of their colours."""
+        self._overlay = overlay
         self._rows: Sequence[RunRow] | None = None
         """The newest first; None while nobody has looked."""
         self._marked: dict[str, None] = {}
@@ -160,7 +160,7 @@ class RunsPane(Pane):
 
     def draw(self, state: RunState, changed: set[Area]) -> None:
         """The list is not of this run's state; what is open, over it, and in which colours is."""
-        around = state.status.name, tuple(self.overlaid), self.app.theme
+        around = state.status.name, tuple(self._overlay.names), self.app.theme
         if around != self._around or {"samples", "checkpoints"} <= changed:
             self._around = around
             self._draw()
@@ -247,8 +247,8 @@ class RunsPane(Pane):
         mark = (MARK, hue(ink, SKY)) if row.name in self._marked else (" ", "")
         pin = (PIN, ink.muted) if row.name in self._view.pinned else (" ", "")
         name = Text.assemble(mark, pin, (row.name, ink.title))
-        if row.name in self.overlaid:
-            name.append(" ━", hue(ink, 1 + self.overlaid.index(row.name)))
+        if row.name in (overlaid := self._overlay.names):
+            name.append(" ━", hue(ink, 1 + overlaid.index(row.name)))
         status = row.status
         if status is None:
             return [name, Text("unreadable", ink.muted), *(Text() for _ in columns)]

@@ -4,7 +4,7 @@ then, so it costs the ranks nothing."""
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 
-from tui.chart.symbols import BRAILLE, Symbols
+from tui.chart.symbols import Symbols
 from tui.ink import palette_of
 from tui.panes.pane import Pane
 from tui.run_state import Area, RunState
@@ -22,10 +22,9 @@ class SystemPane(Pane):
     SystemPane Lines { height: auto; }
     """
 
-    symbols: Symbols = BRAILLE
-
-    def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
+    def __init__(self, symbols: Symbols, *, id: str) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
+        self._symbols = symbols
         self._state: RunState | None = None
 
     def compose(self) -> ComposeResult:
@@ -36,7 +35,9 @@ class SystemPane(Pane):
         self._state = state
         if changed & {"status", "curves", "system"}:
             width, height = max(self.size.width - MARGIN, 20), self.size.height
-            self.query_one(Lines).show(system_lines(state, width, height, palette_of(self.app), self.symbols))
+            self.query_one(Lines).show(
+                system_lines(state, width, height, palette_of(self.app), self._symbols)
+            )
 
     def on_resize(self) -> None:
         if self._state is not None:

@@ -21,7 +21,6 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import ContentSwitcher
 
 from trainer_daemon.contract.errors import LlmctlError, did_you_mean
 from trainer_daemon.contract.events import RESUMABLE_STATES, Notice
@@ -29,6 +28,7 @@ from trainer_daemon.contract.rundir import RunDir, find_run
 from trainer_daemon.contract.text import printable
 from trainer_daemon.link.far import FarRun
 from tui import headline
+from tui.acknowledged import Acknowledged
 from tui.chart.export import ENDINGS, write_chart
 from tui.chart.figure import Figure
 from tui.chart.symbols import SYMBOLS
@@ -36,42 +36,38 @@ from tui.chart.view import View
 from tui.chart.widget import Chart
 from tui.clipboard import fitting
 from tui.errands import Errand
-from tui.feed import FeedOpener, LinkState, Watch, place_of
+from tui.feed import FeedOpener, LinkState, Shelf, Watch, place_of
 from tui.ink import SKY, hue, palette_of
 from tui.key_names import cockpit_of
 from tui.overlay import MOST_RUNS, Overlay
-from tui.panes.alerts import AlertsPane
-from tui.panes.charts import ChartGrid, ChartsPane
-from tui.panes.checkpoints import CheckpointsPane
-from tui.panes.log import LogPane
+from tui.panes.charts import ChartGrid
 from tui.panes.pane import Pane
-from tui.panes.runs import RunsPane
-from tui.panes.samples import SamplesPane
-from tui.panes.spec import SpecPane
-from tui.panes.system import SystemPane
+from tui.panes.views import Around, PaneViews
 from tui.prompting import Prompting
 from tui.run_state import WATCHED_ROWS, Area, RunState
-from tui.screens import checkpoint_acts, run_acts
 from tui.screens.cockpit_keys import COCKPIT_BINDINGS, key_sections, keys_line
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help, Section
 from tui.screens.jump import Jump
-from tui.screens.new_run import NewRun
-from tui.screens.talk import TalkScreen
 from tui.screens.type_in import TypeIn
 from tui.settings import Settings
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
-from tui.widgets.ready import Backdrop, Views
+from tui.widgets.ready import Backdrop
 from tui.wording import count
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # each is loaded when it is first looked at
     from tui.app import Cockpit
+    from tui.panes.alerts import AlertsPane
+    from tui.panes.checkpoints import CheckpointsPane
+    from tui.panes.runs import RunsPane
 
 TICK_SECONDS = 1 / 20
 FRAME_SECONDS, REMOTE_FRAME_SECONDS = 1 / 10, 1 / 4
 CLOCK_SECONDS = 1.0
+HISTORY_SECONDS = 0.3
+"""How long a run that is opened may be read before what is known of it by then is drawn. Most are read by then, and drawn once."""
 FOLD_SECONDS = 0.02
 """Of each tick, at most, while history is read: keys stay quick."""
 ALL_AREAS: frozenset[Area] = frozenset(
@@ -98,18 +94,23 @@ class CockpitScreen(Screen[None], Backdrop):
         self.is_read_only = is_read_only
         self._errands: list[tuple[Errand, RunState]] = []
         self._own_keys = settings.keys
-        self._symbols = SYMBOLS[settings.symbols]
         self.run_folder: RunDir | None = None
         self.state = RunState("no run")
         self.overlay = Overlay(open_feed, self.wake)
         self.prompting = Prompting(self._send)
+        self._shelf = Shelf()
+        self._acknowledged = Acknowledged(keeps=not is_read_only)
+        self.views = PaneViews(
+            Around(self.overlay, self._shelf, self._acknowledged, SYMBOLS[settings.symbols]), id="panes"
+        )
         self._first_run = run
         self._open_feed = open_feed
         self._watch: Watch | None = None
-        self._stored: frozenset[str] | None = None
         self._changed: set[Area] = set(ALL_AREAS)
         self._frame_seconds = REMOTE_FRAME_SECONDS if is_remote() else FRAME_SECONDS
         self._next_frame = 0.0
+        self._draws_from = 0.0
+        """When the run in sight is drawn though its history be not read yet (monotonic)."""
         self._keys_said: tuple[object, ...] = ()
         """What decides on the last row as it stands."""
         self._is_clock_due = False
@@ -127,19 +128,11 @@ class CockpitScreen(Screen[None], Backdrop):
         yield Lines([Text()], id="headline")
         yield Lines(id="meter")
         yield Lines(id="banner")
-        with Views(initial="charts", id="panes"):
-            yield ChartsPane(id="charts")
-            yield SamplesPane(id="samples")
-            yield CheckpointsPane(id="checkpoints")
-            yield LogPane(id="log")
-            yield RunsPane(id="runs")
-            yield SystemPane(id="system")
-            yield SpecPane(id="spec")
-            yield AlertsPane(id="alerts")
+        yield self.views
         yield PromptLine()
         yield Lines([Text()], id="keys")
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         if not self.query(ChartGrid):
             return  # the reader left while this was being put together, and nothing is composed any more
         self.app.theme_changed_signal.subscribe(self, lambda _: self._redraw_all())
@@ -147,12 +140,8 @@ class CockpitScreen(Screen[None], Backdrop):
         self._ticking = self.set_interval(TICK_SECONDS, self._tick)
         self.set_interval(CLOCK_SECONDS, self._on_clock)
         self._warn_of_unknown_keys()
-        for chart in self.query(Chart):
-            chart.symbols = self._symbols
-        self.query_one(SystemPane).symbols = self._symbols
-        self.query_one(AlertsPane).acknowledged.keeps = not self.is_read_only
         if self._first_run is None:
-            self.action_show_pane("runs")
+            await self.action_show_pane("runs")
         else:
             self.open_run(self._first_run)
             self.query_one(ChartGrid).charts[0].focus()
@@ -173,13 +162,13 @@ class CockpitScreen(Screen[None], Backdrop):
             self.overlay.toggle(run)
         self.run_folder, self.state = run, RunState(run.name, WATCHED_ROWS)
         self.prompting.turn_to(run, self.state)
-        self._stored, self._link, self._fitted_to = None, None, ()
+        self._link, self._fitted_to = None, ()
+        self._shelf.take(None, frozenset())
         self._watch = Watch(run, self._open_feed, self.wake)
         self._watch.start()
-        self.query_one(LogPane).follow(run)
-        self.query_one(SpecPane).follow(run)
-        self.query_one(AlertsPane).follow(run)
+        self.views.follow(run)
         self._redraw_all()
+        self._draws_from = time.monotonic() + HISTORY_SECONDS
 
     def _let_go(self) -> None:
         self.prompting.let_go()
@@ -189,7 +178,7 @@ class CockpitScreen(Screen[None], Backdrop):
 
     @property
     def pane(self) -> Pane:
-        return self.query_one(f"#{self.query_one('#panes', ContentSwitcher).current}", Pane)
+        return self.views.in_sight
 
     @property
     def is_caught_up(self) -> bool:
@@ -199,8 +188,9 @@ class CockpitScreen(Screen[None], Backdrop):
 
     @property
     def is_settled(self) -> bool:
-        """All that is known of the runs by now is on screen; of a run in training true for moments only."""
-        return self._is_fitted and not self._changed
+        """All that is known of the runs by now is on screen, and every view is at hand; of a run in training true for moments
+        only."""
+        return self._is_fitted and not self._changed and self.views.are_all_there
 
     # The clock
 
@@ -210,7 +200,12 @@ class CockpitScreen(Screen[None], Backdrop):
             return
         self._is_woken = True
         with suppress(RuntimeError):  # the reader has left, and the loop is closed
-            self._loop.call_soon_threadsafe(self._ticking.resume)
+            self._loop.call_soon_threadsafe(self._begin_ticking)
+
+    def _begin_ticking(self) -> None:
+        self._ticking.resume()
+        if not self._is_fitted:
+            self._fold_soon()
 
     def _on_clock(self) -> None:
         self._read_meter()
@@ -224,7 +219,8 @@ class CockpitScreen(Screen[None], Backdrop):
         self._is_woken = False  # what comes from here on wakes once more
         self._fold()
         now = time.monotonic()
-        if now >= self._next_frame and not is_writing(self.app):
+        is_readable = self._is_fitted or now >= self._draws_from
+        if is_readable and now >= self._next_frame and not is_writing(self.app):
             self._next_frame = now + self._frame_seconds
             self._paint()
         if self.is_at_rest:
@@ -247,19 +243,14 @@ class CockpitScreen(Screen[None], Backdrop):
             deadline = time.monotonic() + FOLD_SECONDS
             while watch.has_more and time.monotonic() < deadline:
                 self._changed |= self.state.apply(watch.take())
-            if watch.has_more and not self._is_folding_on:
-                self._is_folding_on = True
-                self.call_later(self._fold_on)  # behind the keys that wait, and not a whole tick later
+            if watch.has_more:
+                self._fold_soon()
             if watch.is_caught_up and not watch.has_more:
                 self._changed |= self.state.judge(watch.observed)
             if watch.link_state != self._link:
                 self._link = watch.link_state
                 self._changed.add("status")
-            if watch.stored != self._stored:
-                self._stored = self.query_one(CheckpointsPane).stored = watch.stored
-                self._changed.add("checkpoints")
-            if watch.pinned != (pane := self.query_one(CheckpointsPane)).pinned:
-                pane.pinned = watch.pinned
+            if self._shelf.take(watch.stored, watch.pinned):
                 self._changed.add("checkpoints")
         if self.overlay.fold(time.monotonic() + FOLD_SECONDS):
             self._changed.add("curves")
@@ -290,6 +281,19 @@ class CockpitScreen(Screen[None], Backdrop):
             for chart in self.query(Chart):
                 chart.forget_axes()
             self._changed |= {"curves", "checkpoints"}
+            self._next_frame = 0.0
+            if not self.views.are_all_there:
+                self.call_after_refresh(self._complete_views)  # behind the curves
+
+    @work(group="views")
+    async def _complete_views(self) -> None:
+        await self.views.complete()
+
+    def _fold_soon(self) -> None:
+        """Behind the keys that wait, and not a whole tick later."""
+        if not self._is_folding_on:
+            self._is_folding_on = True
+            self.call_later(self._fold_on)
 
     def _fold_on(self) -> None:
         self._is_folding_on = False
@@ -310,16 +314,12 @@ class CockpitScreen(Screen[None], Backdrop):
         """Header, banner, prompt and keys. Each repaints only what differs."""
         ink, width = palette_of(self.app), self.size.width
         link = self._link
-        alerts = self.query_one(AlertsPane)
+        unseen = self._acknowledged.unseen(self.state)
         silent = time.time() - (self.state.status.updated_at or time.time())
         self._lines("headline").show(
-            [
-                headline.headline(
-                    self.state, link, silent, width, ink, self._place_words(), alerts.unseen(self.state)
-                )
-            ]
+            [headline.headline(self.state, link, silent, width, ink, self._place_words(), unseen)]
         )
-        hides_alert = self.pane is alerts or alerts.hides_banner(self.state)
+        hides_alert = self.views.current == "alerts" or self._acknowledged.hides_banner(self.state)
         self._lines("banner").show(
             headline.banner(self.state, width, ink, self.cockpit.key_names, hides_alert=hides_alert)
         )
@@ -340,7 +340,7 @@ class CockpitScreen(Screen[None], Backdrop):
     def _paint_keys(self, width: int) -> None:
         """Put together only when anything in it changes: it cost as much as a chart, at every frame."""
         pane, ink = self.pane, palette_of(self.app)
-        unseen, state = self.query_one(AlertsPane).unseen(self.state), self.state.status.state
+        unseen, state = self._acknowledged.unseen(self.state), self.state.status.state
         said = width, pane, unseen, state, self.is_read_only, ink
         if said != self._keys_said:
             self._keys_said = said
@@ -369,9 +369,15 @@ class CockpitScreen(Screen[None], Backdrop):
 
     # Keys
 
-    def action_show_pane(self, name: str) -> None:
-        switcher = self.query_one("#panes", ContentSwitcher)
-        switcher.current = name
+    async def action_show_pane(self, name: str) -> None:
+        if self.views.is_mounted:  # else the key was quicker than the first frame
+            await self.views.bring(name)
+            self.focus_pane()
+            self._redraw_all()
+
+    def _show_charts(self) -> None:
+        """The view that is always at hand."""
+        self.views.current = "charts"
         self.focus_pane()
         self._redraw_all()
 
@@ -386,8 +392,8 @@ class CockpitScreen(Screen[None], Backdrop):
     def action_go_back(self) -> None:
         if self.pane.go_back():
             self._redraw_all()
-        elif not isinstance(self.pane, ChartsPane):
-            self.action_show_pane("charts")
+        elif self.views.current != "charts":
+            self._show_charts()
 
     def action_help(self) -> None:
         """What has the keys now comes first."""
@@ -443,6 +449,8 @@ class CockpitScreen(Screen[None], Backdrop):
 
     def _warn_of_unknown_keys(self) -> None:
         """The reader's own keys are given by id, and an id can be mistyped."""
+        if not self._own_keys:
+            return
         known = set(self.cockpit.key_names)
         for name in sorted(set(self._own_keys) - known):
             self._say(f'cockpit.toml: no key is called "{name}"{did_you_mean(name, known)}', "warning")
@@ -451,6 +459,8 @@ class CockpitScreen(Screen[None], Backdrop):
         self.query_one(PromptInput).focus()
 
     def action_compare_answers(self) -> None:
+        from tui.screens.talk import TalkScreen
+
         self.app.push_screen(TalkScreen(self.run_folder, self.prompting.sampling))
 
     def action_pause_or_resume(self) -> None:
@@ -536,18 +546,18 @@ class CockpitScreen(Screen[None], Backdrop):
         self._say(words, "error" if errand.has_failed else "information")
         is_here = state is self.state and not isinstance(self.run_folder, FarRun)
         if errand.words[0] == "fork" and not errand.has_failed and is_here:
-            self.open_run(find_run(errand.out.split()[-1]))
-            self.action_show_pane("charts")
+            self._show_run(find_run(errand.out.split()[-1]))
 
-    @on(CheckpointsPane.Wanted)
-    def _act_on_checkpoint(self, message: CheckpointsPane.Wanted) -> None:
+    def on_checkpoints_pane_wanted(self, message: "CheckpointsPane.Wanted") -> None:
+        from tui.screens import checkpoint_acts
+
         run, checkpoint = self.run_folder, self.state.checkpoints.get(message.path)
         if run is None or checkpoint is None:
             return
-        if self._stored is not None and message.path not in self._stored:
+        if self._shelf.lacks(message.path):
             self._say(f"the checkpoint of step {count(checkpoint.step)} was pruned", "warning")
         elif message.act == "verify" or self.may_steer():
-            is_pinned = message.path in self.query_one(CheckpointsPane).pinned
+            is_pinned = message.path in self._shelf.pinned
             checkpoint_acts.begin(
                 self.app, message.act, run.name, checkpoint.step, is_pinned=is_pinned, send=self.send_errand
             )
@@ -575,17 +585,16 @@ class CockpitScreen(Screen[None], Backdrop):
         return self._link == "live" and not self.state.has_ended
 
     def action_next_target(self) -> None:
-        self.prompting.next_target(self._stored)
+        self.prompting.next_target(self._shelf.stored)
         self._change({"status"})
 
-    @on(CheckpointsPane.Chosen)
-    def _talk_to(self, message: CheckpointsPane.Chosen) -> None:
+    def on_checkpoints_pane_chosen(self, message: "CheckpointsPane.Chosen") -> None:
         self.prompting.target = message.path
         self._change({"status"})
         self.action_talk()
 
     @on(PromptLine.Asked)
-    def _ask(self, message: PromptLine.Asked) -> None:
+    async def _ask(self, message: PromptLine.Asked) -> None:
         prompting, is_live = self.prompting, self._is_live
         if message.text.startswith("/"):
             try:
@@ -603,9 +612,8 @@ class CockpitScreen(Screen[None], Backdrop):
         if prompting.answering(is_live=is_live) is None and not self.may_steer():
             return  # a text of the model in training costs it time
         self._change(prompting.ask(message.text, is_live=is_live))
-        switcher = self.query_one("#panes", ContentSwitcher)
-        if switcher.current != "samples":
-            switcher.current = "samples"
+        if self.views.current != "samples":
+            await self.views.bring("samples")
             self._redraw_all()
 
     @on(PromptInput.Left)
@@ -615,8 +623,7 @@ class CockpitScreen(Screen[None], Backdrop):
         else:
             self.focus_pane()
 
-    @on(AlertsPane.Sought)
-    def _look_at(self, message: AlertsPane.Sought) -> None:
+    def on_alerts_pane_sought(self, message: "AlertsPane.Sought") -> None:
         self.query_one(ChartGrid).look_at(self.state, message.step)
 
     @on(ChartGrid.ExportWanted)
@@ -648,35 +655,35 @@ class CockpitScreen(Screen[None], Backdrop):
         else:
             self.app.call_from_thread(self._say, f"wrote {file.absolute()}", "information")
 
-    @on(RunsPane.Chosen)
-    def _open_chosen(self, message: RunsPane.Chosen) -> None:
+    def on_runs_pane_chosen(self, message: "RunsPane.Chosen") -> None:
         if self.run_folder is None or message.run.path != self.run_folder.path:
             self.open_run(message.run)
-        self.action_show_pane("charts")
+        self._show_charts()
 
     def action_new_run(self) -> None:
         if isinstance(self.run_folder, FarRun):
             self._say("this cockpit looks at another machine; begin runs there", "warning")
         elif self.may_steer():
+            from tui.screens.new_run import NewRun
             from tui.spec_form import Draft  # and pydantic with it, which no frame waits for
 
             self.app.push_screen(NewRun(Draft()), lambda run: self._show_run(run) if run else None)
 
     def _show_run(self, run: RunDir) -> None:
         self.open_run(run)
-        self.action_show_pane("charts")
+        self._show_charts()
 
     def _resume(self, run: RunDir) -> None:
         self._show_run(run)
         self.send_errand(["resume", run.name])
 
-    @on(RunsPane.Wanted)
-    def _act_on_run(self, message: RunsPane.Wanted) -> None:
+    def on_runs_pane_wanted(self, message: "RunsPane.Wanted") -> None:
+        from tui.screens import run_acts
+
         if self.may_steer():
             run_acts.begin(self.app, message.act, message.row, resume=self._resume, show=self._show_run)
 
-    @on(RunsPane.Overlaid)
-    def _overlay(self, message: RunsPane.Overlaid) -> None:
+    def on_runs_pane_overlaid(self, message: "RunsPane.Overlaid") -> None:
         open_path = self.run_folder.path if self.run_folder else None
         others = [run for run in message.runs if run.path != open_path]
         if not others:
@@ -684,6 +691,4 @@ class CockpitScreen(Screen[None], Backdrop):
         elif not self.overlay.turn(others):
             key = self.cockpit.key_names["runs.overlay"]
             self._say(f"at most {MOST_RUNS} runs lie over this one; take one out with {key}", "warning")
-        self.query_one(RunsPane).overlaid = self.overlay.names
-        self.query_one(ChartGrid).others = self.overlay.states
         self._redraw_all()

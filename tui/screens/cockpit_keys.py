@@ -10,9 +10,9 @@ from tui.chart.palette import Palette
 from tui.ink import ORANGE, SKY, hue
 from tui.key_names import Hint, hint_line
 from tui.panes.pane import Pane
+from tui.panes.views import PANES
 from tui.screens.help import Section
 
-PANES = ("charts", "samples", "checkpoints", "log", "runs", "system", "spec", "alerts")
 PANE_TOOLTIPS = (
     "Curves and figures",
     "What the model writes",
