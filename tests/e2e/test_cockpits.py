@@ -4,14 +4,17 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import cycle
+from pathlib import Path
 
 import pyte
 import pytest
 
 from tests.e2e.conftest import Runs
+from tests.e2e.test_whole_run import ranks_of, step_reached
 from tests.faults.conftest import IS_FULL, rounds
-from tests.supervisor.conftest import kill_and_wait, state_is, wait_until, wait_until_over, watch
+from tests.supervisor.conftest import kill_and_wait, kind_is, state_is, wait_until, wait_until_over, watch
 from tests.tui.terminal import PtyProcess
 from trainer_daemon.contract.events import TrainStep
 from trainer_daemon.contract.journal import read_all
@@ -93,31 +96,50 @@ def losses_of(run: RunDir) -> list[float | None]:
     return [r.event.loss_nats for r in read_all(run.journal) if isinstance(r.event, TrainStep)]
 
 
+def give_way(run: RunDir) -> None:
+    """Its ranks take what others leave, as a host leaves it that waits for its GPU: two cores that train have little for a
+    cockpit to start with. Told to the process and, where the kernel shares by sessions first, to its session."""
+    for rank in ranks_of(run).values():
+        rank.nice(10)
+        with suppress(OSError):
+            Path(f"/proc/{rank.pid}/autogroup").write_text("10")
+
+
 def test_a_run_computes_the_same_whether_cockpits_come_and_go_or_not(runs: Runs) -> None:
-    """200 times attached and detached, in every way in which a cockpit ends. The one that is left alone trains meanwhile, so
-    that it need not be waited for as long again."""
+    """200 times attached and detached, two at a time, in every way in which a cockpit ends."""
     watched = runs.train("watched", *ENDLESS)
     supervisor, began = runs.pid, time.monotonic()
-    alone = runs.train("alone", *ENDLESS)
+    watch(watched, kind_is("train_step"), PATIENCE_SECONDS)
+    give_way(watched)
     ways = cycle(["q", "SIGHUP", "q", "SIGKILL", "q", "SIGTERM"])
-    for _ in range(rounds(4, 200)):
-        cockpit = Cockpit(watched)
+    for _ in range(rounds(2, 100)):
+        pair: list[Cockpit] = []
         try:
-            cockpit.wait_for("running", "live", "loss nats")
-            cockpit.leave(next(ways))
+            pair += [Cockpit(watched), Cockpit(watched)]
+            wait_until_all(
+                pair,
+                lambda screens: all(
+                    word in screen for screen in screens for word in ("running", "live", "loss nats")
+                ),
+                "the run",
+            )
+            for cockpit in pair:
+                cockpit.leave(next(ways))
         finally:
-            cockpit.close()
+            for cockpit in pair:
+                cockpit.close()
     status = observe(watched)
     assert (status.state, status.error, status.restarts, status.attempt) == ("running", None, 0, 1)
     send_command(watched, "stop")
     watch(watched, state_is("stopped"), PATIENCE_SECONDS)
     wait_until_over(watched, supervisor)
     seen = losses_of(watched)
-    wait_until(lambda: observe(alone).step >= len(seen), "the one left alone comes as far", 1800)
-    assert losses_of(alone)[: len(seen)] == seen
     print(
         f"{rounds(4, 200)} cockpits came and went in {len(seen)} steps and {time.monotonic() - began:.0f} s"
     )
+    alone = runs.train("alone", *ENDLESS)
+    watch(alone, step_reached(len(seen)), 1800)
+    assert losses_of(alone)[: len(seen)] == seen
 
 
 def test_two_cockpits_see_the_same_and_what_one_asks_for_the_other_sees_happen(
