@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 from typing import NamedTuple
 
 import psutil
@@ -32,6 +32,8 @@ from trainer_daemon.supervisor.detach import start_supervisor
 
 STEP_SECONDS = 0.02
 """What the device takes for a step."""
+BLOCK = 9
+"""Steps in a row of one kind."""
 BESIDE_STEPS = 25
 """Steps that tell what is usual before a save."""
 MATRIX = torch.ones(256, 256)
@@ -106,8 +108,19 @@ def a_timed_step(
     return Timed(ended - began, own + ended - woke)
 
 
+def a_block(
+    works: Callable[[float], None] = waits,
+    *,
+    beside: Callable[[], object] = int,
+    after: Callable[[], object] = int,
+) -> Timed:
+    """The mean of some steps in a row: what is not done in every one of them is in it as often as in a run."""
+    steps = [a_timed_step(works, beside=beside, after=after) for _ in range(BLOCK)]
+    return Timed(fmean(step.step_seconds for step in steps), fmean(step.own_seconds for step in steps))
+
+
 def told(name: str, steps: list[Timed], plain: list[Timed]) -> str:
-    """What these steps cost more than plain ones."""
+    """What these blocks of steps cost more than plain ones."""
     own, whole = (median(step[i] for step in steps) - median(step[i] for step in plain) for i in (1, 0))
     return (
         f"    {name}: {own * 1e6:4.0f} us of the host's own time between two steps = {own / STEP_SECONDS:.2%} of a step "
@@ -146,11 +159,11 @@ def watched(run: RunDir, journal: JournalWriter, watchers: int, rounds: int) -> 
             on_cpu.step_is_done(a_step(len(emits)))
 
         waiting, held, computing, at_once = [], [], [], []
-        for _ in range(rounds):
-            waiting.append(a_timed_step())
-            held.append(a_timed_step(beside=look_and_release, after=hold))
-            computing.append(a_timed_step(computes))
-            at_once.append(a_timed_step(computes, after=look_and_tell))
+        for _ in range(0, rounds, BLOCK):
+            waiting.append(a_block())
+            held.append(a_block(beside=look_and_release, after=hold))
+            computing.append(a_block(computes))
+            at_once.append(a_block(computes, after=look_and_tell))
         pings = pinged(run)
         others.kill()
     print(

@@ -1,12 +1,14 @@
 """What a step costs: the parts are all of it, and counters that do not exist read as unknown."""
 
 import time
+from math import inf
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainer_daemon.engine.memory import memory_use, process_memory
+from trainer_daemon.engine import step_meter
+from trainer_daemon.engine.memory import MemoryUse, memory_use, process_memory
 from trainer_daemon.engine.step_meter import StepMeter
 
 
@@ -61,6 +63,23 @@ def test_a_cpu_s_memory_is_the_process_s_and_grows_with_its_tensors() -> None:
     assert use.peak is not None
     assert use.now - before > 0.9 * kept.nbytes
     assert use.peak >= use.now
+
+
+def test_a_cpu_s_memory_is_read_now_and_then_and_told_with_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = iter([MemoryUse(1, 1), MemoryUse(2, 2)])
+    monkeypatch.setattr(step_meter, "memory_use", lambda _: next(read))
+    meter = StepMeter(torch.device("cpu"))
+
+    def told() -> int | None:
+        meter.start()
+        return meter.finish().memory_bytes
+
+    monkeypatch.setattr(step_meter, "MEMORY_SECONDS", inf)
+    assert [told(), told()] == [1, 1]
+    meter = StepMeter(torch.device("cpu"))
+    assert [told(), told()] == [2, 2]
 
 
 @pytest.mark.parametrize("content", [None, "", "VmRSS: many kB\n"])

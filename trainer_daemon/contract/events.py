@@ -358,7 +358,8 @@ class TrainStep(Event):
     optimizer_seconds: float | None = None
     """Of step_seconds: the update of the parameters."""
     memory_bytes: int | None = None
-    """In use after the step on rank 0: by tensors on its device, on a CPU the process's resident memory."""
+    """In use after the step on rank 0: by tensors on its device, on a CPU the process's resident memory, read four times a
+    second."""
     peak_memory_bytes: int | None = None
     """The most in use on rank 0, by tensors during the step on CUDA; on a CPU resident since the process began."""
 

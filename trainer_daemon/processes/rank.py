@@ -35,32 +35,43 @@ from trainer_daemon.contract.rundir import (
 )
 from trainer_daemon.contract.settings import present_spec
 
-COMMAND_POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.05
+"""Commands are looked for this often: a look has the kernel asked three times, 75 us where caches are cold, which short steps
+would pay each."""
 PR_SET_PDEATHSIG = 1
 
 
 class ControlCommands:
-    """The commands that the supervisor wrote to the `control` stream, oldest first. A look costs one fstat."""
+    """The commands that the supervisor wrote to the `control` stream, oldest first."""
 
     def __init__(self, journal: Path, after_seq: int) -> None:
         self._reader = JournalReader(journal, "control", after_seq)
         self._waiting: deque[Command] = deque()
+        self._next_look = 0.0
 
     def pending(self) -> bool:
-        self._waiting.extend(r.event for r, _ in self._reader.poll() if isinstance(r.event, Command))
+        """Whether something was asked for, as seen at most LOOK_SECONDS ago."""
+        if not self._waiting and (now := time.monotonic()) >= self._next_look:
+            self._look()
+            self._next_look = now + LOOK_SECONDS
         return bool(self._waiting)
 
     def next(self) -> Command | None:
-        return self._waiting.popleft() if self.pending() else None
+        self._look()
+        return self._waiting.popleft() if self._waiting else None
 
     def stop_is_waiting(self) -> bool:
         """Whether a stop is among what was asked for; it stays there to be answered."""
-        return self.pending() and any(command.name == "stop" for command in self._waiting)
+        self._look()
+        return any(command.name == "stop" for command in self._waiting)
 
     def wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self.pending() and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(COMMAND_POLL_SECONDS, left))
+            time.sleep(min(LOOK_SECONDS, left))
+
+    def _look(self) -> None:
+        self._waiting.extend(r.event for r, _ in self._reader.poll() if isinstance(r.event, Command))
 
 
 class NoCommands:
