@@ -83,9 +83,12 @@ def come_to_the_first_step(feed: Feed, attempt: int) -> None:
 
 
 def test_ranks_killed_while_torch_compiles_start_again_and_a_sigterm_there_saves_and_ends(
-    runs: Runs, compiler: Compiler
+    runs: Runs, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """1 and 14, inside compilation. The kill leaves half a library behind, which torch must not take for a whole one."""
+    monkeypatch.setenv(
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "5"
+    )  # who compiles does not heed the SIGTERM that follows a kill
     run = runs.train(
         "compiled",
         "runtime.nproc=2",

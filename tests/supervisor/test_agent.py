@@ -89,6 +89,7 @@ def test_a_killed_rank_is_told_from_a_deaf_one_that_had_to_be_killed_after_it(
         (0, "SIGKILL", False),
         (1, "SIGKILL", True),
     ]
+    assert "forcefully exiting" not in run.agent_log.read_text(), "torch's half a minute, and not the second"
 
 
 @pytest.mark.slow

@@ -43,8 +43,11 @@ if TYPE_CHECKING:
 
 RENDEZVOUS = "llmctl-loopback"
 STORE_TIMEOUT = timedelta(minutes=10)
-SIBLING_SECONDS = 10
-"""What ranks get to end when another one has fallen: there is nothing left that they could save together."""
+SIBLING_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""torch's own name for what ranks get to end when another one has fallen; torch itself heeds it at other ends alone."""
+SIBLING_SECONDS = 30
+"""What it is unless someone says otherwise. They can save nothing together any more, but a checkpoint that was being written
+beside the training is written to its end."""
 CONSEQUENCE = re.compile(
     r"closed by peer|reset by peer|broken pipe|remote process exited|connection refused|socket timeout|timed out"
     r"|connection was likely closed|destroyed",
@@ -98,14 +101,17 @@ def forward_to_ranks(_number: int, _frame: FrameType | None) -> None:
 
 
 class FirstToEnd:
-    """Remembers the child of this process that ended before all others, whatever became of them.
+    """Remembers the child of this process that failed before all others, and gives those their time to end.
 
     torch looks ten times a second, ends the other ranks and tells of all together; one that does not heed its SIGTERM, in a
-    compilation or a collective, ends with the SIGKILL that the first one may have died of, too.
+    compilation or a collective, ends with the SIGKILL that the first one may have died of, too. That comes from here, since
+    torch waits for half a minute whatever it was told.
     """
 
     def __init__(self) -> None:
         self.pid: int | None = None
+        self.sibling_seconds: float = SIBLING_SECONDS
+        signal.signal(signal.SIGALRM, kill_ranks)
         if hasattr(os, "waitid"):  # macOS got it with Python 3.13
             signal.signal(signal.SIGCHLD, self._note)
 
@@ -113,7 +119,14 @@ class FirstToEnd:
         with suppress(ChildProcessError):  # torch has fetched it already
             if self.pid is None and (child := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
                 failed = child.si_code != os.CLD_EXITED or child.si_status != 0
-                self.pid = child.si_pid if failed else None
+                if failed:
+                    self.pid = child.si_pid
+                    signal.setitimer(signal.ITIMER_REAL, self.sibling_seconds)
+
+
+def kill_ranks(_number: int, _frame: FrameType | None) -> None:
+    for rank in psutil.Process().children():
+        rank.kill()
 
 
 def launch(
@@ -131,6 +144,7 @@ def launch(
 
     ranks = count_ranks(runtime)
     os.environ.update(rank_environment(runtime, ranks))
+    first_to_end.sibling_seconds = max(0.1, float(os.environ[SIBLING_VARIABLE]))  # a timer of 0 would be none
     os.environ["TORCH_FR_DUMP_TEMP_FILE"] = str(run.attempt(attempt) / "nccl-rank-")
     rendezvous_handler_registry.register(RENDEZVOUS, loopback_rendezvous)
     config = LaunchConfig(
@@ -174,7 +188,7 @@ def rank_environment(runtime: RuntimeSpec, ranks: int) -> dict[str, str]:
         always |= DETERMINISTIC_ENVIRONMENT
     unless_set = {
         "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SIBLING_SECONDS),
+        SIBLING_VARIABLE: str(SIBLING_SECONDS),
         "LOGLEVEL": "WARNING",
         **NCCL_WATCH,
     }
