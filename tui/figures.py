@@ -116,7 +116,7 @@ def happenings(state: RunState) -> dict[MarkKind, list[int]]:
     rollbacks = [alarm.step for alarm in state.alarms if alarm.name == "rolled_back"]
     every: dict[MarkKind, list[int]] = {
         "checkpoint": [checkpoint.step for checkpoint in state.checkpoints.values()],
-        "changed": [change.step for change in state.setting_changes],
+        "changed": [change.first_step for change in state.setting_changes],
         "restart": [step for step in state.restart_steps if step not in rollbacks],
         "rollback": rollbacks,
         "skipped": list(state.skipped_steps),

@@ -79,6 +79,23 @@ def hint_line(hints: Sequence[Hint], names: Mapping[str, str], ink: Palette, gap
     )
 
 
+def fitted_hints(
+    hints: Sequence[Hint],
+    always: Sequence[Hint],
+    width: int,
+    names: Mapping[str, str],
+    ink: Palette,
+    gap: str = "  ",
+) -> Text:
+    """As many of `hints` as there is room for beside `always`; of these the last, the way out, is left at any width."""
+    own, rest = list(hints), list(always)
+    line = hint_line([*own, *rest], names, ink, gap)
+    while line.cell_len > width and len(own) + len(rest) > 1:
+        (own or rest).pop(-1 if own else 0)
+        line = hint_line([*own, *rest], names, ink, gap)
+    return line
+
+
 def spelled(ids: str, names: Mapping[str, str]) -> str:
     """The keys of a hint: `[ ]`."""
     return " ".join(names.get(one, one) for one in ids.split())

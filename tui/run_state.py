@@ -491,8 +491,8 @@ def _in_words(event: Event) -> tuple[Level, str] | None:
                 "info",
                 f"{count(e.total_steps)} steps of {count(e.global_batch_tokens)} tokens; {size_text}",
             )
-        case SettingChanged(step=step, key=key, value=value, before=before):
-            return "info", f"{key} is {value} after step {count(step)}, it was {before}"
+        case SettingChanged(key=key, value=value, before=before) as e:
+            return "info", f"{key} is {value} from step {count(e.first_step)} on, it was {before}"
         case AttentionChosen(kernel, why):
             return "info", f"attention: {kernel} ({why})"
         case CheckpointFailed(step, error):

@@ -42,8 +42,10 @@ class SpecLine:
         return self.differs_from_preset or self.differs_from_other or bool(self.changes)
 
     def change_words(self) -> str:
-        """`0.5 → 0.2 at 120`, the newest last."""
-        return ", ".join(f"{spelled(c.before)} → {spelled(c.value)} at {count(c.step)}" for c in self.changes)
+        """`0.5 → 0.2 from 121`, the newest last."""
+        return ", ".join(
+            f"{spelled(c.before)} → {spelled(c.value)} from {count(c.first_step)}" for c in self.changes
+        )
 
 
 def spec_lines(

@@ -128,7 +128,7 @@ def test_the_legend_reads_the_newest_value_or_the_one_under_the_crosshair() -> N
     figure = Figure("mfu %", [Series("a", np.arange(5.0), np.array([0.1, 0.2, 0.3, 0.4, 0.5]))], factor=100)
     assert text_of(draw(figure, RAW, 40, 6, DARK))[0].rstrip() == "mfu % ━a 50"
     at_one = draw(figure, replace(RAW, cursor=1.2), 40, 6, DARK)
-    assert text_of(at_one)[0].rstrip() == "mfu % step 1.2 ━a 20"
+    assert text_of(at_one)[0].rstrip() == "mfu % step 1 ━a 20"
 
 
 def test_a_legend_too_long_ends_in_an_ellipsis() -> None:

@@ -43,10 +43,11 @@ class OneChart(App[None]):
         self.history.extend(
             "step", step=step, seconds=step * 2, tokens=step * 512, values={"loss_nats": loss}
         )
+        self.metric = "loss_nats"
         self.seen: list[View] = []
 
     def figure(self, x_axis: XAxis, decay: float) -> Figure:
-        curve = self.history.curve("loss_nats", x_axis, decay)
+        curve = self.history.curve(self.metric, x_axis, decay)
         assert curve is not None
         return Figure("loss", [Series("run", curve.x, curve.y, curve.smooth)], x_axis=x_axis)
 
@@ -155,7 +156,7 @@ async def test_the_crosshair_reads_values_off_and_tells_others() -> None:
         cursor = app.view().cursor
         assert cursor is not None
         assert 370 < cursor < 399
-        assert f"step {cursor:.4g}" in app.rows()[0]
+        assert f"step {cursor:.0f} " in app.rows()[0]
         assert app.seen[-1].cursor == cursor
         await pilot.press("c")
         assert "step" not in app.rows()[0]
@@ -239,7 +240,54 @@ async def test_the_wheel_zooms_about_the_pointer_and_a_click_reads_off() -> None
         assert after is not None
         assert after.x_span == pytest.approx(0.7 * before.x_span)
         pointed = app.chart._place_of(GUTTER + 13)
+        assert pointed is not None
         assert pointed == pytest.approx(before.x[0] + 13.5 / 52 * before.x_span, rel=0.02)
         assert app.view().cursor is None
         await pilot.click(app.chart, offset=(GUTTER + 13, 5))
-        assert app.view().cursor == pytest.approx(pointed)
+        assert app.view().cursor == round(pointed)
+
+
+@in_event_loop
+async def test_the_crosshair_stands_on_points_wherever_it_is_sent() -> None:
+    """A step is whole: between two points there is nothing to read."""
+    app = OneChart()
+    app.history.extend(
+        "evaluated",
+        step=np.arange(0.0, 400, 50),
+        seconds=np.arange(0.0, 800, 100),
+        tokens=np.arange(8.0),
+        values={"val_bpb": np.ones(8)},
+    )
+    async with app.run_test(size=(60, 16)) as pilot:
+        app.chart.focus()
+        await pilot.press("plus", "plus", "c", *["left"] * 5)
+        cursor = app.view().cursor
+        assert cursor is not None
+        assert cursor == int(cursor)
+        assert f"step {int(cursor)} " in app.rows()[0]
+        await pilot.click(app.chart, offset=(GUTTER + 13, 5))
+        clicked = app.view().cursor
+        assert clicked is not None
+        assert clicked == int(clicked)
+
+        app.metric = "val_bpb"
+        await pilot.press("z", "c", "c")
+        assert app.view().cursor == 350
+        await pilot.press("left", "left")
+        assert app.view().cursor == 250, "one key, one point, however far apart they are"
+        await pilot.press("right")
+        assert app.view().cursor == 300
+        await pilot.press("X", "c", "left", "left")
+        place = app.view().cursor
+        assert place is not None
+        assert 10**place == pytest.approx(250), "on a log axis, too"
+
+
+@in_event_loop
+async def test_the_crosshair_names_its_step_in_full() -> None:
+    app = OneChart()
+    app.add_step(123_456, 1.0)
+    async with app.run_test(size=(90, 16)) as pilot:
+        app.chart.focus()
+        await pilot.press("c")
+        assert "step 123,456 " in app.rows()[0]

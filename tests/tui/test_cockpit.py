@@ -29,6 +29,7 @@ from tui.chart.draw import GUTTER
 from tui.feed import Feed, open_link
 from tui.figures import first_view
 from tui.panes.charts import ChartGrid, RunChart, grid_shape
+from tui.panes.checkpoints import curve_rows
 from tui.panes.views import PANES
 from tui.screens.cockpit import CockpitScreen
 from tui.screens.confirm import Confirm
@@ -560,3 +561,32 @@ async def test_core_has_a_chart_and_a_figure_where_a_run_is_asked_for_it(runs: R
         await until(pilot, lambda: "CORE's 1" in words(screen))
         screen.open_run(plain)
         await until(pilot, lambda: len(screen.query_one(ChartGrid).shown) == 6)
+
+
+async def test_the_way_out_is_named_however_little_room_there_is(runs: Runs) -> None:
+    run = runs.completed("fox", 40)
+    async with Cockpit(run).run_test(size=LARGE) as pilot:
+        screen = await opened(pilot)
+        keys = screen.query_one("#keys", Lines)
+        for width in (200, 120, 80, 60, 48, 30, 20):
+            await pilot.resize_terminal(width, 24)
+            for number in (1, 3, 5, 8):
+                await pilot.press(str(number))
+                await until(pilot, lambda n=number: shown(screen) == PANES[n - 1] and screen.is_settled)  # type: ignore[misc]
+                await until(pilot, lambda: keys.render_line(0).text.rstrip().endswith("q detach"))
+                if number == 3 and width >= 120:
+                    row = " ".join(keys.render_line(0).text.split())
+                    assert "d delete ? help" in row, "keys before the names of other views"
+
+
+async def test_the_curve_above_the_checkpoints_has_the_rows_that_the_table_does_not_need(runs: Runs) -> None:
+    run = runs.completed("fox", 100)
+    async with Cockpit(run).run_test(size=MIDDLE) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("3")
+        table = screen.query_one("#checkpoints-table", DataTable)
+        await until(pilot, lambda: table.row_count == 8 and table.size.height == 9)
+        assert screen.query_one("#checkpoints-chart").size.height > 20
+    assert curve_rows(30, table_rows=3) == 26
+    assert curve_rows(30, table_rows=40) == 12, "of a long table one sees a part"
+    assert curve_rows(12, table_rows=8) == 0, "a curve of three rows says nothing"

@@ -51,7 +51,7 @@ def test_what_happened_is_marked_by_kind_on_every_axis(runs: Runs) -> None:
     state = folded(eventful(runs))
     assert happenings(state) == {
         "checkpoint": [50, 100],
-        "changed": [100],
+        "changed": [101],
         "rollback": [100],
         "skipped": [151],
         "spike": [140],

@@ -63,9 +63,14 @@ async def test_the_spec_marks_what_differs_from_preset_and_other_run_and_what_wa
         await until(pilot, lambda: len(keys(pilot)) == 5)
         await until(pilot, lambda: row_of(screen, "matrix_lr").split() == ["matrix_lr", "0.5", "0.16"])
         assert keys(pilot) == ["§run", "tag", "notes", "§optim", "optim.matrix_lr"]
+        table = screen.query_one("#sheet-table", DataTable)
+        assert table.cursor_row == 1, "not on the heading of a section, which is about nothing"
         fox.tell("train", SettingChanged(4, "eval.every", 20, 25))
         await until(
-            pilot, lambda: "25 → 20 at 4" in row_of(screen, "every") or "25 → 2" in row_of(screen, "every")
+            pilot, lambda: screen.state.notes[-1].text == "eval.every is 20 from step 5 on, it was 25"
+        )
+        await until(
+            pilot, lambda: "25 → 20 from 5" in row_of(screen, "every") or "25 → 2" in row_of(screen, "every")
         )
         await pilot.press("v")
         await until(pilot, lambda: isinstance(pilot.app.screen, Choose))

@@ -25,7 +25,7 @@ def test_what_differs_from_preset_or_other_run_or_was_changed_is_special_and_not
     assert list(lines) == list(flat_values(RunSpec()))
     special = {key for key, line in lines.items() if line.is_special}
     assert special == {"seed", "optim.matrix_lr", "model.depth", "eval.every"}
-    assert lines["eval.every"].change_words() == "25 → 20 at 40, 20 → 50 at 60"
+    assert lines["eval.every"].change_words() == "25 → 20 from 41, 20 → 50 from 61"
     assert (lines["model.depth"].value, lines["model.depth"].in_other) == (4, 6)
     assert not any(line.is_special for line in spec_lines(FAST, None))
 

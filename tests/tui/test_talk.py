@@ -73,7 +73,7 @@ async def test_two_checkpoints_answer_side_by_side_and_tokens_tell_their_alterna
     async with Cockpit(run).run_test(size=LARGE) as pilot:
         screen = await talking(pilot)
         assert [c.name for c in screen.chosen] == ["owl@10"]  # the best
-        await until(pilot, lambda: "esc stop, or leave this line" in lines_of(screen, "talk-keys"))
+        await until(pilot, lambda: "esc stop, or to the keys" in lines_of(screen, "talk-keys"))
         await pilot.press(*"/n 4", "enter", *"Lily saw", "enter")
         await until(pilot, lambda: screen.answers and screen.answers[0].is_over)
         left, right = screen.query(AnswerView)

@@ -505,6 +505,11 @@ class SettingChanged(Event):
     value: Any
     before: Any
 
+    @property
+    def first_step(self) -> int:
+        """The first step that trained with it, which is how people are told."""
+        return self.step + 1
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicasCompared(Event):

@@ -185,5 +185,6 @@ def change_setting(job: Job, key: str, value: float | str | None) -> tuple[bool,
         return False, problem or f"{key} was not changed"
     job.spec = changed_spec(job.spec, key, value)
     job.saver.rules = job.spec.checkpoint
-    job.emit(SettingChanged(job.progress.step, key, value, before))
-    return True, f"{key} is {value} from step {job.progress.step + 1} on, it was {before}"
+    changed = SettingChanged(job.progress.step, key, value, before)
+    job.emit(changed)
+    return True, f"{key} is {value} from step {changed.first_step} on, it was {before}"

@@ -207,6 +207,8 @@ def _pixel(x: float, bounds: Bounds, pixels: int) -> int | None:
     if math.isnan(x):
         return None
     column = math.floor((x - bounds.x[0]) / bounds.x_span * pixels)
+    if x == bounds.x[1]:
+        return pixels - 1
     return column if 0 <= column < pixels else None
 
 

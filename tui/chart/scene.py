@@ -19,6 +19,7 @@ from tui.chart.columns import Reductions, quantile_range
 from tui.chart.figure import Figure, Series
 from tui.chart.view import Bounds, View
 from tui.store import FloatArray, XAxis
+from tui.wording import count
 
 CLIP_QUANTILES = (0.01, 0.99)
 
@@ -73,6 +74,24 @@ def x_extent(figure: Figure, *, log_x: bool) -> Span | None:
     return math.log10(min(starts)), math.log10(max(ends))
 
 
+def on_a_point(figure: Figure, place: float, within: Span, origin: float | None, *, log_x: bool) -> float:
+    """The x of the point nearest to `place`, of those `within`; on the way from `origin` never the one that it stands on, but
+    the next if there is one. All in axis units; where there is no point, `place` itself."""
+    ends = [from_axis(end, log=log_x) for end in within]
+    near = np.empty(0)
+    for series in figure.series:
+        start, stop = np.searchsorted(series.x, ends)
+        near = np.append(near, () if series.is_ghost else series.x[max(start - 1, 0) : stop + 1])
+    near = np.log10(near[near > 0]) if log_x else near
+    near = near[(near >= within[0]) & (near <= within[1])]
+    if origin is not None and place != origin:
+        on = near[near > origin] if place > origin else near[near < origin]
+        if not len(on):
+            return origin if origin in near else place
+        near = on
+    return float(near[np.abs(near - place).argmin()]) if len(near) else place
+
+
 def scene(
     figure: Figure,
     view: View,
@@ -117,7 +136,9 @@ def y_ticks(factor: float, bounds: Span, count: int, *, log_y: bool) -> list[Tic
 
 
 def x_text(x: float, x_axis: XAxis) -> str:
-    """One x value as people write it."""
+    """One x value as people write it: steps are counted, whatever their number."""
+    if x_axis == "step":
+        return count(round(x))
     return axis.duration(x) if x_axis == "seconds" else axis.compact(x)
 
 

@@ -111,8 +111,7 @@ class View:
         at = SMOOTHING_DECAYS.index(self.smoothing) + stops
         return replace(self, smoothing=SMOOTHING_DECAYS[min(max(at, 0), len(SMOOTHING_DECAYS) - 1)])
 
-    def with_cursor_moved(self, distance: float, seen: Bounds, data: Span) -> View:
-        """Move the crosshair within what is seen and known; it first appears at the newest point in sight."""
+    def cursor_moved(self, distance: float, seen: Bounds, data: Span) -> float:
+        """Where the crosshair would be, within what is seen and known; it first appears at the newest point in sight."""
         left, right = max(seen.x[0], data[0]), min(seen.x[1], data[1])
-        cursor = right if self.cursor is None else min(max(self.cursor + distance, left), right)
-        return replace(self, cursor=cursor)
+        return right if self.cursor is None else min(max(self.cursor + distance, left), right)

@@ -20,7 +20,7 @@ from tui.chart.axis import Span
 from tui.chart.draw import GUTTER, Memory, Row, draw
 from tui.chart.figure import Figure
 from tui.chart.palette import Palette
-from tui.chart.scene import x_extent
+from tui.chart.scene import on_a_point, x_extent
 from tui.chart.symbols import BRAILLE, Symbols
 from tui.chart.view import Bounds, View
 from tui.ink import palette_of
@@ -245,7 +245,7 @@ class Chart(ReadyRows, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         if (place := self._place_of(event.x)) is not None:
-            self.view = replace(self.view, cursor=place)
+            self._read_at(place)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         self._zoom_at(event, views.ZOOM_IN)
@@ -326,7 +326,14 @@ class Chart(ReadyRows, can_focus=True):
     def action_move_cursor(self, cells: int) -> None:
         if self._bounds and self._data:
             cell = self._bounds.x_span / (self.size.width - GUTTER)
-            self.view = self.view.with_cursor_moved(cells * cell, self._bounds, self._data)
+            self._read_at(self.view.cursor_moved(cells * cell, self._bounds, self._data), self.view.cursor)
+
+    def _read_at(self, place: float, origin: float | None = None) -> None:
+        """Put the crosshair on the point that is nearest: between two there is nothing to read."""
+        if self._bounds is not None:
+            figure, view = self.shown_figure()
+            cursor = on_a_point(figure, place, self._bounds.x, origin, log_x=view.log_x)
+            self.view = replace(view, cursor=cursor)
 
     def action_next_x_axis(self) -> None:
         self.x_axis = X_AXES[(X_AXES.index(self.x_axis) + 1) % len(X_AXES)]

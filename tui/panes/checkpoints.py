@@ -26,15 +26,18 @@ from tui.widgets.table import Table
 from tui.wording import clock, count, fixed, size
 
 LEAST_HEIGHT = 20
-"""From so many rows on there is room for the curve."""
+"""From so many rows on there is room for the curve, however long the table is."""
+CURVE_SHARE = 0.4
+"""Of the rows, at least, from there on."""
+LEAST_CURVE = 6
+"""Rows below which a curve says nothing."""
 FIGURES = ("step", "val bpb", "loss nats", "size", "saved")
 
 
 class CheckpointsPane(Pane):
     DEFAULT_CSS = """
     CheckpointsPane { padding: 1 2 0 2; }
-    CheckpointsPane Chart { height: 40%; margin-bottom: 1; }
-    CheckpointsPane.-low Chart { display: none; }
+    CheckpointsPane Chart { margin-bottom: 1; }
     CheckpointsPane DataTable { height: 1fr; }
     """
 
@@ -100,7 +103,14 @@ class CheckpointsPane(Pane):
         return self.query_one(Table)
 
     def on_resize(self) -> None:
-        self.set_class(self.size.height < LEAST_HEIGHT, "-low")
+        self._share_rows()
+
+    def _share_rows(self) -> None:
+        """What the table does not need is the curve's."""
+        chart = self.query_one(Chart)
+        rows = curve_rows(self.size.height, self.query_one(Table).row_count + 1)
+        chart.display = rows > 0
+        chart.styles.height = rows
 
     def _figure(self, axis: XAxis, decay: float) -> Figure:
         if self._state is None:
@@ -116,7 +126,7 @@ class CheckpointsPane(Pane):
         self._state = state
         if "checkpoints" in changed:
             self._draw_table(state)
-        if changed & {"curves", "checkpoints"} and not self.has_class("-low"):
+        if changed & {"curves", "checkpoints"}:
             self.query_one(Chart).redraw()
 
     def _draw_table(self, state: RunState) -> None:
@@ -135,6 +145,7 @@ class CheckpointsPane(Pane):
             rows.append((checkpoint.path, cells))
         headings = [*(Text(name, justify="right") for name in FIGURES), Text()]
         self.query_one(Table).fill(headings, rows)
+        self._share_rows()
 
     @property
     def _under_cursor(self) -> str | None:
@@ -160,6 +171,14 @@ class CheckpointsPane(Pane):
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         if event.row_key.value is not None:
             self.post_message(self.Chosen(event.row_key.value))
+
+
+def curve_rows(height: int, table_rows: int) -> int:
+    """Rows for the curve above a table that needs so many of `height`; 0 where what is left would say nothing."""
+    left = height - table_rows - 1
+    if height >= LEAST_HEIGHT:
+        return max(left, round(height * CURVE_SHARE))
+    return left if left >= LEAST_CURVE else 0
 
 
 def _cells(c: Checkpoint) -> list[str]:

@@ -162,7 +162,7 @@ class SpecPane(Pane):
         if specs.other is not None:
             headings.append(Text(specs.other_name))
         if self._changes:
-            headings.append(Text("changed at step"))
+            headings.append(Text("changed"))
         rows = [
             _row(line, ink, has_other=specs.other is not None, has_changes=bool(self._changes))
             for line in lines

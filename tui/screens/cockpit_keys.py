@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from trainer_daemon.contract.events import RESUMABLE_STATES
 from tui.chart.palette import Palette
 from tui.ink import ORANGE, SKY, hue
-from tui.key_names import Hint, hint_line
+from tui.key_names import Hint, fitted_hints, hint_line
 from tui.panes.pane import Pane
 from tui.panes.views import PANES
 from tui.screens.help import Section
@@ -28,6 +28,8 @@ PANE_TOOLTIPS = (
 ALWAYS: Sequence[Hint] = (("app.help", "help"), ("app.detach", "detach"))
 NARROW = 100
 """Columns below which the other views are only numbered."""
+LEAST_NUMBERED = 60
+"""Columns below which the other views are left out, and help has them."""
 COCKPIT_BINDINGS: list[BindingType] = [
     *(
         Binding(str(number), f"show_pane('{name}')", name, id=f"pane.{name}", tooltip=tooltip)
@@ -138,6 +140,7 @@ def key_sections() -> list[Section]:
     from tui.screens.type_in import TypeIn
     from tui.widgets.prompt import PromptInput
     from tui.widgets.search import SearchInput
+    from tui.widgets.table import Table
     from tui.widgets.transcript import Transcript
 
     return [
@@ -148,6 +151,7 @@ def key_sections() -> list[Section]:
         ("In the log", (LogPane,)),
         ("In the list of runs", (RunsPane,)),
         ("In the spec", (SpecPane,)),
+        ("In a table", (Table,)),
         ("Where specs differ", (SpecDiff,)),
         ("In the form of a new run", (NewRun, FormTable, FieldInput)),
         ("In the line that picks or searches", (SearchInput,)),
@@ -168,30 +172,38 @@ def keys_line(
     names: Mapping[str, str],
     ink: Palette,
 ) -> Text:
-    """The views, the one in sight lit, and where there is little room the others only numbered; then as many keys as
-    fit, help and detach always among them.
+    """The views, the one in sight lit; then as many keys as fit, help and the way out before all others.
 
-    `width`: columns; `state`: of the run; `names`: each key as this reader has it, by its binding's id.
+    Where there is little room, or too little for the keys that the view has of its own, other views are only numbered; where
+    there is hardly any they are left out. `width`: columns; `state`: of the run; `names`: each key as this reader has it, by
+    its binding's id.
     """
-    is_narrow = width < NARROW
-    line = Text(" ")
-    for name in PANES:
-        unseen = unseen_alerts if name == "alerts" else 0
-        line.append(f"{names[f'pane.{name}']} ", hue(ink, SKY))
-        if name == current.id or unseen or not is_narrow:
-            line.append(name, ink.title if name == current.id else ink.muted)
-            line.append(f" {unseen}" if unseen else "", hue(ink, ORANGE))
-            line.append(" " if is_narrow else "  ")
+    gap = " " if width < NARROW else "  "
     hints = list(current.HINTS) or _hints_of_run(state, is_read_only)
 
-    def spelled(own: list[Hint]) -> Text:
-        return hint_line([*own, *ALWAYS], names, ink, " " if is_narrow else "  ")
+    def views(*, are_named: bool) -> Text:
+        line = Text(" ")
+        for name in PANES:
+            unseen = unseen_alerts if name == "alerts" else 0
+            if name == current.id or unseen or are_named:
+                line.append(f"{names[f'pane.{name}']} ", hue(ink, SKY))
+                line.append(name, ink.title if name == current.id else ink.muted)
+                line.append(f" {unseen}" if unseen else "", hue(ink, ORANGE)).append(gap)
+            elif width >= LEAST_NUMBERED:
+                line.append(f"{names[f'pane.{name}']} ", hue(ink, SKY))
+        return line
 
-    while hints and line.cell_len + spelled(hints).cell_len + 1 > width:
-        hints.pop()
-    right = spelled(hints)
-    line.append(" " * max(1, width - line.cell_len - right.cell_len - 1))
-    return line + right
+    def keys(left: Text) -> Text:
+        return fitted_hints(hints, ALWAYS, width - left.cell_len - 1, names, ink, gap)
+
+    left = views(are_named=width >= NARROW)
+    if current.HINTS and keys(left).cell_len < hint_line([*hints, *ALWAYS], names, ink, gap).cell_len:
+        left = views(are_named=False)
+    right = keys(left)
+    if left.cell_len + right.cell_len > width:
+        left = Text(" ")
+    left.append(" " * max(1, width - left.cell_len - right.cell_len - 1))
+    return left + right
 
 
 def _hints_of_run(state: str, is_read_only: bool) -> list[Hint]:

@@ -25,7 +25,7 @@ from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.text import printable
 from tui.ink import GREEN, SKY, VERMILION, hue, palette_of
-from tui.key_names import cockpit_of, hint_line
+from tui.key_names import cockpit_of, fitted_hints
 from tui.launching import (
     PLAN_SECONDS,
     START_SECONDS,
@@ -244,9 +244,6 @@ class NewRun(Screen[RunDir | None]):
                 )
             )
         self.query_one(FormSheet).show([Text("value"), Text("instead of")], rows)
-        table = self.query_one(FormTable)
-        if table.cursor_row == 0:
-            table.move_cursor(row=1)  # from the heading on to what can be filled in
 
     def _plan_lines(self) -> list[Text]:
         ink = palette_of(self.app)
@@ -279,11 +276,12 @@ class NewRun(Screen[RunDir | None]):
     def _keys(self) -> Text:
         ink = palette_of(self.app)
         if self._editing is not None:
-            hints = [("⏎", "take it"), ("field.leave", "leave it as it was")]
+            hints, always = [("⏎", "take it")], [("field.leave", "leave it as it was")]
         else:
             hints = [("form.start", "start"), ("a…z", "fill in"), ("␣", "edit"), ("form.next", "choose")]
-            hints += [("form.reset", "reset"), ("form.search", "all fields"), ("form.leave", "leave")]
-        return Text(" ") + hint_line(hints, self._key_names, ink)
+            hints += [("form.reset", "reset"), ("form.search", "all fields")]
+            always = [("form.leave", "leave")]
+        return Text(" ") + fitted_hints(hints, always, self.size.width - 1, self._key_names, ink)
 
     @property
     def _key_names(self) -> Mapping[str, str]:

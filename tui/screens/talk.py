@@ -31,7 +31,7 @@ from tui.asking import Comparing, Sampling
 from tui.chart.palette import ANSI, Palette
 from tui.favourites import favourites, toggle_favourite
 from tui.ink import SKY, VERMILION, hue, palette_of
-from tui.key_names import Hint, cockpit_of, hint_line
+from tui.key_names import Hint, cockpit_of, fitted_hints
 from tui.screens.choose import Choose
 from tui.screens.help import Help, Section
 from tui.terminal import is_remote, is_writing
@@ -178,19 +178,17 @@ HINTS: Sequence[Hint] = (
     ("talk.checkpoint", "checkpoint"),
     ("talk.versus", "versus"),
     ("token.before token.next", "tokens"),
-    ("talk.help", "help"),
-    ("talk.back", "back"),
     ("talk.alone", "alone"),
     ("talk.favourites", "favourites"),
     ("talk.keep", "keep"),
 )
-"""A narrow terminal cuts the last ones, which help has."""
-HINTS_WHILE_TYPING: Sequence[Hint] = (
-    ("enter", "ask"),
-    ("prompt.earlier", "asked before"),
-    ("prompt.leave", "stop, or leave this line for the keys: again, versus, tokens, favourites, help"),
-)
+"""A narrow terminal leaves the last ones to help."""
+ALWAYS: Sequence[Hint] = (("talk.help", "help"), ("talk.back", "back"))
+HINTS_WHILE_TYPING: Sequence[Hint] = (("⏎", "ask"), ("prompt.earlier", "asked before"))
 """In the prompt line letters are letters: the keys above would only be typed."""
+ALWAYS_WHILE_TYPING: Sequence[Hint] = (
+    ("prompt.leave", "stop, or to the keys: again, versus, tokens, favourites"),
+)
 
 
 class TalkScreen(Screen[None]):
@@ -314,8 +312,9 @@ class TalkScreen(Screen[None]):
             Text(str(self.sampling), ink.muted),
             "a beginning to continue; /t 0.8 and the like set",
         )
-        hints = HINTS_WHILE_TYPING if isinstance(self.focused, PromptInput) else HINTS
-        line = hint_line(hints, self._key_names, ink)
+        is_typing = isinstance(self.focused, PromptInput)
+        hints, always = (HINTS_WHILE_TYPING, ALWAYS_WHILE_TYPING) if is_typing else (HINTS, ALWAYS)
+        line = fitted_hints(hints, always, self.size.width - 1, self._key_names, ink)
         self.query_one("#talk-keys", Lines).show([Text(" ") + line])
 
     @property

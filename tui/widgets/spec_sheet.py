@@ -71,6 +71,8 @@ class SpecSheet(Vertical):
                 (row.key, [name, *(cut(cell, width) for cell, width in zip(row.cells, widths, strict=True))])
             )
         table.fill([Text("key"), *(cut(head, w) for head, w in zip(headings, widths, strict=True))], filled)
+        if table.cursor_row == 0 and len(filled) > 1:
+            table.move_cursor(row=1, animate=False)  # from the first heading on to what it is about
         self._draw_foot(table.key_under_cursor, ink)
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:

@@ -5,8 +5,10 @@ that were drawn before it was idle stay cut off at the width of the heading. So 
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
@@ -22,6 +24,13 @@ class Table(DataTable[Text]):
     Table > .datatable--cursor { background: $surface; color: $foreground; }
     Table:focus > .datatable--cursor { background: $block-cursor-background; color: $foreground; }
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", "Down", id="table.down", tooltip="The next row, as ↓ does", show=False),
+        Binding("k", "cursor_up", "Up", id="table.up", tooltip="The row before, as ↑ does", show=False),
+        Binding("g", "scroll_top", "Top", id="table.top", tooltip="The first row", show=False),
+        Binding("G", "scroll_bottom", "End", id="table.end", tooltip="The last row", show=False),
+    ]
 
     def fill(self, headings: Sequence[Text], rows: Rows, fields: Sequence[str] | None = None) -> None:
         """Show these from now on, and repaint what differs. `fields`: keys of the columns, where a click on one matters.
