@@ -48,7 +48,7 @@ new line, and the arrows recall and edit
 /top-k K  /top-p P  /min-p P  /penalty R    filters; /top-k off
 /stop TEXT          end an answer before TEXT; /stop off
 /max N              tokens of one answer
-/seed N             begin the draws anew from N
+/seed N             begin the draws anew from N; these alone say what they are now
 /quit               leave; so does Ctrl-D. Ctrl-C stops an answer"""
 CONTINUES = {
     "how": "type the beginning of a text and the model goes on; what you type is added to\nwhat stands already",
@@ -276,7 +276,7 @@ class Conversation:
 
     def obey(self, line: str) -> bool:
         """Do what a line with a slash says; False when that is to leave."""
-        from trainer_daemon.contract.errors import LlmctlError
+        from trainer_daemon.contract.errors import LlmctlError, did_you_mean
 
         word, _, value = line.partition(" ")
         if word in ("/quit", "/exit"):
@@ -304,7 +304,7 @@ class Conversation:
             if word in known:
                 known[word](value.strip())
             else:
-                say(f"{word} is not known; /help lists what is")
+                say(f"{word} is not known{did_you_mean(word, known)}; /help lists what is")
         except (LlmctlError, OSError) as e:
             say(f"{word}: {e}")
         return True
@@ -349,17 +349,29 @@ class Conversation:
 
     def _set_stop(self, value: str) -> None:
         self.drawing = replace(self.drawing, stop=() if value in ("", "off") else (*self.drawing.stop, value))
+        stops = ", ".join(map(repr, self.drawing.stop))
+        say(f"an answer ends before {stops}" if stops else "no text ends an answer")
 
     def _set_number(self, name: str, kind: type[int] | type[float], value: str) -> None:
+        """Without a value, what it is now."""
         from trainer_daemon.contract.errors import SpecError
         from trainer_daemon.contract.generation import Generation
 
+        before = getattr(self.drawing, name)
+        if not value:
+            say(f"{name} is {_spelled(before)}")
+            return
         try:
             number = None if name == "top_k" and value in ("off", "none", "all") else kind(value)
         except ValueError as e:
             what = "a whole number" if kind is int else "a number"
             raise SpecError(f'it takes {what}, got "{value}"') from e
         self.drawing = Generation(**{**asdict(self.drawing), name: number})
+        say(f"{name} is {_spelled(number)}, it was {_spelled(before)}")
+
+
+def _spelled(number: float | None) -> str:
+    return "off" if number is None else str(number)
 
 
 def last_bytes(text: str, most: int) -> str:

@@ -97,14 +97,15 @@ def test_when_the_model_ends_its_text_the_next_part_begins_another(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("/max", 'it takes a whole number, got ""'),
+        ("/max", f"max_tokens is {DRAWING.max_tokens}"),
         ("/max 0", "max_tokens must be 1 to"),
         ("/max 2.5", 'it takes a whole number, got "2.5"'),
         ("/temperature hot", 'it takes a number, got "hot"'),
         ("/temperature 11", "temperature must be 0 to 10"),
         ("/temperature nan", "temperature must be 0 to 10"),
         ("/seed -1", "seed must be 0 or more"),
-        ("/foo", "/foo is not known"),
+        ("/foo", "/foo is not known; /help lists what is"),
+        ("/tempature 0.3", '/tempature is not known; did you mean "/temperature"?'),
         ("/top-p 0", "top_p must be above 0"),
         ("/save", "where to?"),
         ("/checkpoint nobody", "names no run"),
@@ -120,6 +121,21 @@ def test_a_chat_command_that_makes_no_sense_changes_nothing(
     assert chat.obey(line)
     assert (chat.drawing, chat.turns) == (DRAWING, [])
     assert words in capsys.readouterr().err
+
+
+def test_what_a_chat_command_has_changed_is_said(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], parrot: Parrot
+) -> None:
+    """`/temperature 0.3` was silent, and so no other than `/temperatur 0.3` at a glance."""
+    chat = Conversation(checkpoint, DRAWING)
+    for line, words in (
+        ("/temperature 0.25", f"temperature is 0.25, it was {DRAWING.temperature}"),
+        ("/top-k off", "top_k is off, it was"),
+        ("/stop END", "an answer ends before 'END'"),
+        ("/stop off", "no text ends an answer"),
+    ):
+        assert chat.obey(line)
+        assert words in capsys.readouterr().err
 
 
 class Impatient(io.StringIO):
