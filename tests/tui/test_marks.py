@@ -160,9 +160,10 @@ async def test_the_checkpoint_under_the_cursor_stands_out_on_the_curve(runs: Run
 
 async def test_where_there_is_little_room_the_checkpoints_are_all_there_is(runs: Runs) -> None:
     written = eventful(runs)
-    async with Cockpit(written.run).run_test(size=SMALL) as pilot:
+    async with Cockpit(written.run).run_test(size=(80, 13)) as pilot:
         screen = await opened(pilot)
         await pilot.press("3")
         await until(pilot, lambda: "138.4 MB" in words(screen))
-        pane = screen.query_one(CheckpointsPane)
-        assert pane.query_one(DataTable).size.height >= 8
+        await until(pilot, lambda: not screen.query_one(CheckpointsPane).query_one(Chart).display)
+        await pilot.resize_terminal(*SMALL)
+        await until(pilot, lambda: screen.query_one(CheckpointsPane).query_one(Chart).display)
