@@ -68,6 +68,7 @@ class Cockpit(DiffedApp[None]):
         self.settings = settings or Settings()
         self._first_run = run
         self._open_feed = open_feed
+        self._is_loading = False
         self._running_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
@@ -95,7 +96,6 @@ class Cockpit(DiffedApp[None]):
     def on_mount(self) -> None:
         self._running_loop = asyncio.get_running_loop()
         self.theme_changed_signal.subscribe(self, lambda theme: self._remember(theme.name))
-        self.call_after_refresh(self._load)
 
     @work(thread=True, group="load")
     def _load(self) -> None:
@@ -134,6 +134,11 @@ class Cockpit(DiffedApp[None]):
     def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
         self.meter.frames += renderable is not None
         super()._display(screen, renderable)
+        if not self._is_loading and renderable is not None:
+            self._is_loading = (
+                True  # at once: `call_after_refresh` would come one or two of Textual's frames later
+            )
+            self._load()
 
     def copy_to_clipboard(self, text: str) -> None:
         """Textual's own way, and what tmux and a size limit ask for besides."""

@@ -17,6 +17,7 @@ from tui.chart.figure import Figure
 from tui.chart.marks import legend
 from tui.chart.scene import to_axis
 from tui.chart.symbols import Symbols
+from tui.chart.view import Bounds
 from tui.chart.widget import Chart
 from tui.figures import CHARTS, ChartSpec, along, figure, first_view, happenings
 from tui.headline import READINGS_WIDTH, note_line, preparation, readings, sample_text, sample_title, strip
@@ -72,16 +73,19 @@ class RunChart(Chart):
         self.set_reactive(Chart.view, self._first_view)
 
     def look_at(self, state: RunState) -> None:
-        """Show this run from now on. How long it is going to be may come to be known after its first frame: until the reader
-        has looked differently, the smoothing follows."""
+        """Show this run from the next drawing on. How long it is going to be may come to be known after its first frame: until
+        the reader has looked differently, the smoothing follows."""
         wanted = first_view(self.spec, state.status.total_steps)
         is_another = self.state is not state
         is_as_it_was = self.view == self._first_view
         self.state, self._first_view = state, wanted
-        if is_another:
-            self._bounds = None
-        if is_another or is_as_it_was:
-            self.view = wanted
+        if is_another or (is_as_it_was and self.view != wanted):
+            self.forget_axes()
+            self.set_reactive(Chart.view, wanted)
+
+    def _redraw(self, previous: Bounds | None) -> None:
+        if self.state is not None:  # else it is laid out before there is a run to draw
+            super()._redraw(previous)
 
     @property
     def has_points(self) -> bool:

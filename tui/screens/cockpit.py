@@ -306,12 +306,15 @@ class CockpitScreen(Screen[None], Backdrop):
         changed, self._changed = self._changed, set()
         if changed or self._is_clock_due:
             self._is_clock_due = False
-            self._paint_frame()
+            if self._paint_frame():  # the view gets another height, and is drawn once it has it
+                self._changed, self._next_frame = changed, 0.0
+                self.call_after_refresh(self._fold_soon)
+                return
         if changed:
             self.pane.draw(self.state, changed)
 
-    def _paint_frame(self) -> None:
-        """Header, banner, prompt and keys. Each repaints only what differs."""
+    def _paint_frame(self) -> bool:
+        """Header, banner, prompt and keys. Each repaints only what differs. Whether the banner has another height."""
         ink, width = palette_of(self.app), self.size.width
         link = self._link
         unseen = self._acknowledged.unseen(self.state)
@@ -320,7 +323,7 @@ class CockpitScreen(Screen[None], Backdrop):
             [headline.headline(self.state, link, silent, width, ink, self._place_words(), unseen)]
         )
         hides_alert = self.views.current == "alerts" or self._acknowledged.hides_banner(self.state)
-        self._lines("banner").show(
+        is_moved = self._lines("banner").show(
             headline.banner(self.state, width, ink, self.cockpit.key_names, hides_alert=hides_alert)
         )
         placeholder = "a beginning for the model to continue" if self.run_folder else "open a run first"
@@ -329,6 +332,7 @@ class CockpitScreen(Screen[None], Backdrop):
         target = Text.assemble((f"{answerer} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
         self.query_one(PromptLine).show(target, sampling, placeholder)
         self._paint_keys(width)
+        return is_moved
 
     def _place_words(self) -> str:
         words = [place_of(self.run_folder), "read-only" if self.is_read_only else ""]

@@ -33,13 +33,15 @@ class Lines(ReadyRows):
         """What the strips say."""
         self._drawn_on: tuple[int, Ground] | None = None
 
-    def show(self, lines: Sequence[Text]) -> None:
-        """Draw these from now on."""
+    def show(self, lines: Sequence[Text]) -> bool:
+        """Draw these from now on; whether they take another size, so that all around them is laid out anew."""
         old_size = self._wanted_size()
         self._lines = list(lines)
         self._draw()
-        if self._wanted_size() != old_size:
+        is_another_size = self._wanted_size() != old_size
+        if is_another_size:
             self.refresh(layout=True)
+        return is_another_size
 
     def _wanted_size(self) -> tuple[int | None, int | None]:
         """Cells (wide, high) that the lines decide on; None where the layout decides."""
