@@ -37,8 +37,9 @@ def export(
     from trainer_daemon.engine.export import hugging_face
     from trainer_daemon.engine.inference.session import read_model
 
+    model = read_model(path)
     files = hugging_face.export(
-        read_model(path),
+        model,
         folder,
         "hf" if to == "hf" else "safetensors",
         torch.float32 if dtype == "fp32" else torch.bfloat16,
@@ -50,7 +51,7 @@ def export(
         return
     for file in files:
         out(f"{size(file.stat().st_size):>8}  {file}")
-    say(f"{hugging_face.NOT_IN_TRANSFORMERS}.")
+    say(f"{hugging_face.ARCHITECTURES[model.shape.family].why}.")
     if to == "hf":
         say(
             "So the folder carries its code, which AutoModelForCausalLM.from_pretrained runs with trust_remote_code=True. The "

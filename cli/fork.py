@@ -69,9 +69,11 @@ def check_fork(before: "RunSpec", after: "RunSpec", info: "CheckpointInfo") -> N
 
     plan_before, plan, precision = plan_for(before)[0], *plan_for(after)[::2]
     if _tensor_shapes(plan_before.shape) != _tensor_shapes(plan.shape):
+        positions = plan_before.shape.learned_positions
+        learned = f"{positions} positions, " if positions else ""
         raise SpecError(
-            f"a fork keeps the shapes of its checkpoint: depth {before.model.depth}, width {plan_before.shape.n_embd}, "
-            f"head_dim {before.model.head_dim}, {plan_before.shape.n_kv_head} key/value heads, a vocabulary of "
+            f"a fork keeps the shapes of its checkpoint: model.family {before.model.family}, depth {before.model.depth}, width {plan_before.shape.n_embd}, "
+            f"head_dim {before.model.head_dim}, {plan_before.shape.n_kv_head} key/value heads, {learned}a vocabulary of "
             f"{before.tokenizer.vocab_size}; leave these as they are"
         )
     if before.tokenizer != after.tokenizer:
@@ -89,4 +91,4 @@ def check_fork(before: "RunSpec", after: "RunSpec", info: "CheckpointInfo") -> N
 
 def _tensor_shapes(shape: "ModelShape") -> "ModelShape":
     """What of a shape the saved tensors depend on."""
-    return replace(shape, sequence_len=0, windows=())
+    return replace(shape, sequence_len=shape.learned_positions, windows=())

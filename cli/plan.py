@@ -316,9 +316,26 @@ def _memory_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _tables(d: dict[str, Any]) -> str:
+    p = d["parameters"]
+    if d["model"]["family"] == "classic":
+        return f"embedding of tokens and positions {count(p['embedding'])}, biases and norms {count(p['scalars'])}"
+    return f"embedding {count(p['embedding'])}, value embedding {count(p['value_embedding'])}"
+
+
+def _rate_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    rates, decay = d["learning_rates"], f"weight decay {d['weight_decay_scaled']:.3g}"
+    if "adamw" in rates:
+        return [("rate", f"{rates['adamw']:.3g}, {decay}, by AdamW")]
+    return [
+        ("rates", f"matrix {rates['matrix']:.3g}, embedding {rates['embedding']:.3g}"),
+        ("", f"head {rates['unembedding']:.3g}, {decay}"),
+    ]
+
+
 def plan_table(d: dict[str, Any]) -> str:
     """The plan for people."""
-    p, m, rates = d["parameters"], d["model"], d["learning_rates"]
+    p, m = d["parameters"], d["model"]
     estimated, hardware = d["estimated"], d["hardware"]
     windows = "/".join(str(w) for w in dict.fromkeys(m["windows"]))
     rows = [
@@ -326,13 +343,12 @@ def plan_table(d: dict[str, Any]) -> str:
         ("", f"context {m['sequence_len']}, windows {windows}, vocabulary {m['vocab_size']}"),
         ("parameters", f"{count(p['total'])}, of them {count(d['scaling_parameters'])} in matrices and head"),
         ("", f"matrices {count(p['matrices'])}, head {count(p['unembedding'])}"),
-        ("", f"embedding {count(p['embedding'])}, value embedding {count(p['value_embedding'])}"),
+        ("", _tables(d)),
         ("horizon", f"{d['total_steps']:,} steps, {count(d['total_tokens'])} tokens (by {d['horizon']})"),
         ("batch", f"{d['global_batch_tokens']:,} tokens"),
         ("", _portions(d)),
         ("computing", f"{d['total_flops']:.3g} FLOPs, {d['flops_per_token']:.3g} a token"),
-        ("rates", f"matrix {rates['matrix']:.3g}, embedding {rates['embedding']:.3g}"),
-        ("", f"head {rates['unembedding']:.3g}, weight decay {d['weight_decay_scaled']:.3g}"),
+        *_rate_rows(d),
         *_memory_rows(d),
         ("disk", f"{size(d['disk_needed_bytes'])}"),
         ("", f"up to {d['checkpoints_at_once']} checkpoints of {size(d['checkpoint_bytes'])}"),

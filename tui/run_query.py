@@ -95,10 +95,10 @@ def facts_of(status: RunStatus, spec: RunSpec | None, now: float) -> Facts:
 @lru_cache(maxsize=1)
 def known_fields() -> tuple[str, ...]:
     """All fields, those of the status first."""
-    from trainer_daemon.contract.spec import RunSpec, flat_values
+    from trainer_daemon.contract.spec import all_keys
 
     status = [field.name for field in fields(RunStatus) if field.name not in _INTERNAL]
-    return (*dict.fromkeys([*status, "age_seconds", *flat_values(RunSpec())]),)
+    return (*dict.fromkeys([*status, "age_seconds", *all_keys()]),)
 
 
 def field_named(name: str) -> str:

@@ -27,6 +27,7 @@ COMMON = (
     "data.source",
     "tokenizer.vocab_size",
     "optim.matrix_lr",
+    "adamw.learning_rate",
     "train.num_iterations",
     "train.target_param_data_ratio",
     "train.micro_batch_size",
@@ -179,8 +180,9 @@ class Draft:
         return form_fields()
 
     def shown_keys(self, sought: str) -> list[str]:
-        """What the form shows: what was searched for, else what is common or was filled in."""
-        hidden = {PRESET} if self.checkpoint else set()
+        """What the form shows of the family's fields: what was searched for, else what is common or was filled in."""
+        hidden = {key for key in self.fields if key not in (NAME, *self.values())}
+        hidden |= {PRESET} if self.checkpoint else set()
         if sought:
             words = sought.casefold()
             found = [
@@ -216,7 +218,7 @@ class Draft:
     def start_words(self) -> list[str]:
         """The command that starts it. Raises SpecError."""
         values, begun = self.values(), self.begun_values()
-        changes = [f"{key}={toml_value(value)}" for key, value in values.items() if value != begun[key]]
+        changes = [f"{key}={toml_value(value)}" for key, value in values.items() if value != begun.get(key)]
         options = [word for change in changes for word in ("--set", change)]
         names = ["--name", self.name] if self.name else []
         begin = ["fork", self.checkpoint] if self.checkpoint else ["run", "--preset", self.preset]
@@ -228,7 +230,7 @@ class Draft:
         changes = [
             f"{key}={toml_value(value)}"
             for key, value in values.items()
-            if value != begun[key] and key != PRESET
+            if value != begun.get(key) and key != PRESET
         ]
         options = [word for change in changes for word in ("--set", change)]
         return ["run", "--preset", self.preset, *options, "--dry-run", "--json"]

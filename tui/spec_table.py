@@ -54,7 +54,8 @@ def spec_lines(
     other: RunSpec | None = None,
     changes: Sequence[SettingChanged] = (),
 ) -> list[SpecLine]:
-    """Every value of `spec` in the order of its sections. None: nothing to compare with."""
+    """Every value of `spec` in the order of its sections. None: nothing to compare with, or a value that the other's family
+    does not have."""
     from trainer_daemon.contract.spec import flat_values
 
     values = flat_values(spec)
@@ -64,10 +65,10 @@ def spec_lines(
         SpecLine(
             key=key,
             value=value,
-            in_preset=preset_values[key],
-            in_other=other_values[key],
-            differs_from_preset=preset_values[key] != value,
-            differs_from_other=other_values[key] != value,
+            in_preset=preset_values.get(key),
+            in_other=other_values.get(key),
+            differs_from_preset=preset_values.get(key) != value,
+            differs_from_other=other_values.get(key) != value,
             changes=tuple(change for change in changes if change.key == key),
         )
         for key, value in values.items()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer_daemon.contract.scaling import TrainingPlan
+from trainer_daemon.contract.scaling import LearningRates, TrainingPlan
 from trainer_daemon.contract.spec import OptimSpec
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.optim.adamw import adam_rules
@@ -89,6 +89,8 @@ class PlainOptimizer:
     """AdamW by torch, Muon by a loop over matrices."""
 
     def __init__(self, model: PlainGPT, original: GPT, plan: TrainingPlan) -> None:
+        rates = plan.learning_rates
+        assert isinstance(rates, LearningRates)
         named = {name.replace("/", "."): p for name, p in model.p.items()}
         groups = [
             {
@@ -97,11 +99,11 @@ class PlainOptimizer:
                 "betas": rule.betas,
                 "weight_decay": rule.weight_decay,
             }
-            for rule in adam_rules(original, plan.learning_rates, SETTINGS)
+            for rule in adam_rules(original, rates, SETTINGS)
         ]
         self.adam = torch.optim.AdamW(groups, eps=SETTINGS.adam_eps)
         self.matrices = [(p, torch.zeros_like(p), _second_moment(p)) for p in named.values()]
-        self.rate, self.decay = plan.learning_rates.matrix, plan.weight_decay
+        self.rate, self.decay = rates.matrix, plan.weight_decay
         self.dtype = model.dtype
 
     @torch.no_grad()

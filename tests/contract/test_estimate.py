@@ -22,7 +22,8 @@ from trainer_daemon.contract.estimate import (
 )
 from trainer_daemon.contract.scaling import TrainingPlan, training_plan
 from trainer_daemon.contract.spec import RunSpec, build_spec
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.families import new_model
+from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.optim.muon_adamw import build_optimizer
 from trainer_daemon.engine.precision import COMPUTE_DTYPES
 from trainer_daemon.engine.ranks import Ranks
@@ -39,8 +40,8 @@ def planned(*overrides: str) -> tuple[RunSpec, TrainingPlan]:
     return spec, training_plan(spec, 500, 1)
 
 
-def built(plan: TrainingPlan, precision: Precision) -> GPT:
-    model = GPT(plan.shape, compute_dtype=COMPUTE_DTYPES[precision])
+def built(plan: TrainingPlan, precision: Precision) -> LanguageModel:
+    model = new_model(plan.shape, compute_dtype=COMPUTE_DTYPES[precision])
     model.init_weights(0)
     return model
 
@@ -50,7 +51,9 @@ def size(tensors: list[Tensor]) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("shape", ["model.n_kv_head=none", "model.n_kv_head=2", "model.depth=1"])
+@pytest.mark.parametrize(
+    "shape", ["model.n_kv_head=none", "model.n_kv_head=2", "model.depth=1", "model.family=classic"]
+)
 def test_weights_and_optimizer_state_are_exact(precision: Precision, shape: str) -> None:
     _, plan = planned(shape)
     model = built(plan, precision)
@@ -60,8 +63,9 @@ def test_weights_and_optimizer_state_are_exact(precision: Precision, shape: str)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_the_state_of_the_rank_that_has_most_is_exact(world_size: int) -> None:
-    _, plan = planned("model.n_kv_head=2")
+@pytest.mark.parametrize("model", ["model.n_kv_head=2", "model.family=classic"])
+def test_the_state_of_the_rank_that_has_most_is_exact(world_size: int, model: str) -> None:
+    _, plan = planned(model)
     first = Ranks(0, world_size, torch.device("cpu"))
     states = build_optimizer(built(plan, "bf16"), plan, ranks=first)._state().values()
     assert optimizer_bytes(plan.shape, "bf16", world_size) == size([state.own for state in states])
@@ -69,14 +73,21 @@ def test_the_state_of_the_rank_that_has_most_is_exact(world_size: int) -> None:
 
 @pytest.mark.parametrize("checkpointing", ["off", "selective", "block"])
 @pytest.mark.parametrize(
-    "overrides", [[], ["model.depth=6"], ["model.head_dim=32", "model.sequence_len=128"]]
+    "overrides",
+    [
+        [],
+        ["model.depth=6"],
+        ["model.head_dim=32", "model.sequence_len=128"],
+        ["model.family=classic"],
+        ["model.family=classic", "model.depth=6", "model.sequence_len=128"],
+    ],
 )
 def test_activations_are_what_autograd_keeps(
     overrides: list[str], checkpointing: ActivationCheckpointing
 ) -> None:
     def kept_by(rows: int) -> int:
         _, plan = planned(*overrides)
-        model = GPT(plan.shape, recompute=checkpointing)
+        model = new_model(plan.shape, recompute=checkpointing)
         model.init_weights(0)
         idx = torch.randint(0, 500, (rows, plan.shape.sequence_len))
         allocations = Allocations()
@@ -96,7 +107,8 @@ def test_activations_are_what_autograd_keeps(
     )
     # the block that backward computes again is not there yet
     per_block = 4 * 4 * four.shape.sequence_len * four.shape.n_embd
-    again = (ACTIVATIONS_PER_LAYER["off"] - ACTIVATIONS_PER_LAYER[checkpointing]) * per_block
+    per_layer = ACTIVATIONS_PER_LAYER[four.shape.family]
+    again = (per_layer["off"] - per_layer[checkpointing]) * per_block
     assert told - chunk - again == pytest.approx(measured, rel=0.1)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.estimate import checkpoint_bytes
-from trainer_daemon.contract.scaling import TrainingPlan, short_window, training_plan
+from trainer_daemon.contract.scaling import LearningRates, TrainingPlan, short_window, training_plan
 from trainer_daemon.contract.spec import build_spec
 
 
@@ -130,8 +130,14 @@ def test_every_second_layer_has_a_value_embedding_and_the_last_always() -> None:
         assert layers == list(range((depth - 1) % 2, depth, 2))
 
 
+def rates_of(depth: int, *overrides: str) -> LearningRates:
+    rates = plan_of(depth, *overrides).learning_rates
+    assert isinstance(rates, LearningRates)
+    return rates
+
+
 def test_at_the_anchor_every_rate_is_the_one_that_was_tuned() -> None:
-    rates = plan_of(12).learning_rates
+    rates = rates_of(12)
     assert (rates.matrix, rates.embedding, rates.unembedding, rates.x0_lambda) == (0.02, 0.3, 0.008, 0.5)
     assert rates.value_embedding == rates.embedding / 2
     assert rates.resid_lambda == rates.x0_lambda / 100
@@ -139,12 +145,12 @@ def test_at_the_anchor_every_rate_is_the_one_that_was_tuned() -> None:
 
 def test_rates_follow_the_root_of_the_batch_and_tables_the_width_too() -> None:
     anchor, larger = (
-        plan_of(12).learning_rates,
-        plan_of(12, f"train.global_batch_tokens={2**21}").learning_rates,
+        rates_of(12),
+        rates_of(12, f"train.global_batch_tokens={2**21}"),
     )
     assert larger.matrix == pytest.approx(2 * anchor.matrix)
     assert larger.smear_backout == anchor.smear_backout == 0.2
-    wide = plan_of(26).learning_rates
+    wide = rates_of(26)
     assert wide.unembedding == pytest.approx(0.008 * 2**0.5 * (768 / 1664) ** 0.5)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,16 @@ import pytest
 from pydantic import ValidationError
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.spec import RunSpec, Section, build_spec, load_toml, parse_override
+from trainer_daemon.contract.spec import (
+    RunSpec,
+    Section,
+    all_keys,
+    build_spec,
+    flat_values,
+    load_toml,
+    parse_override,
+    spec_differences,
+)
 
 
 def sections(section: type[Section] = RunSpec) -> list[type[Section]]:
@@ -164,7 +174,7 @@ def test_the_hash_survives_the_way_through_a_file() -> None:
     reread = RunSpec.model_validate_json(spec.model_dump_json(indent=2))
     assert reread == spec
     assert reread.content_hash() == spec.content_hash()
-    assert json.loads(spec.canonical_json()) == spec.model_dump(mode="json")
+    assert build_spec(json.loads(spec.canonical_json())) == spec
 
 
 def test_several_ranks_on_an_apple_gpu_are_refused_with_what_to_type() -> None:
@@ -190,3 +200,43 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
     (tmp_path / "spec.toml").write_bytes(content)
     with pytest.raises(SpecError, match=r"spec\.toml"):
         load_toml(tmp_path / "spec.toml")
+
+
+def test_a_spec_from_before_there_were_families_is_the_same_spec_with_the_same_hash() -> None:
+    old = RunSpec().model_dump(mode="json")
+    del old["model"]["family"], old["schedule"]["warmdown"]
+    spec = build_spec(old)
+    assert spec.model.family == "nanochat"
+    assert spec == RunSpec()
+    as_it_was = json.dumps(old, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert spec.content_hash() == sha256(as_it_was.encode()).hexdigest()[:16]
+    for change in ("model.family=classic", "schedule.warmdown=cosine"):
+        assert build_spec({}, [change]).content_hash() != spec.content_hash()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refused"),
+    [
+        (["model.family=classic", "optim.matrix_lr=0.1"], "optim.matrix_lr: not of model.family classic"),
+        (["model.family=classic", "model.n_kv_head=2"], "model.n_kv_head: not of model.family classic"),
+        (["model.family=classic", 'model.window_pattern="SL"'], "model.window_pattern: not of model"),
+        (["model.family=classic", "schedule.weight_decay=linear"], "schedule.weight_decay: not of model"),
+        (["adamw.learning_rate=0.1"], "adamw.learning_rate: not of model.family nanochat but of classic"),
+        (["model.family=clasic"], "model.family: "),
+        (["model.family=classic", "adamw.learning_rte=1"], 'unknown key "adamw.learning_rte".*learning_rate'),
+    ],
+)
+def test_what_belongs_to_another_family_is_refused_by_name(overrides: list[str], refused: str) -> None:
+    with pytest.raises(SpecError, match=refused):
+        build_spec({}, overrides)
+
+
+def test_a_spec_has_the_keys_of_its_family_and_no_others() -> None:
+    nanochat, classic = RunSpec(), build_spec({}, ["model.family=classic"])
+    assert "adamw.learning_rate" not in flat_values(nanochat)
+    assert flat_values(classic)["adamw.learning_rate"] == 3e-4
+    assert not [key for key in flat_values(classic) if key.startswith("optim.")]
+    assert set(all_keys()) == {*flat_values(nanochat), *flat_values(classic)}
+    differences = spec_differences(nanochat, classic)
+    assert differences["model.family"] == ["nanochat", "classic"]
+    assert differences["optim.matrix_lr"] == [0.02, None]

@@ -16,6 +16,7 @@ from trainer_daemon.__main__ import run_and_leave
 from trainer_daemon.contract.events import Command, Event, TrainStep, to_fields
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.loop import train
+from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.ranks import join_ranks
 
 FAULTY_STEP = 8
@@ -50,6 +51,7 @@ class FaultyRecorder(Recorder):
             and self.job.ranks.rank == 1
         ):
             # of what each rank updates for itself: the next step would overwrite a row that another rank updates
+            assert isinstance(self.job.model, GPT)
             bits = self.job.model.resid_lambdas.data.view(torch.int32)
             bits[0] ^= 1 << 10
 

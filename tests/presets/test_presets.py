@@ -10,10 +10,11 @@ from cli.plan import as_toml, planned_vocab_size
 from presets.loader import Preset, find_preset, list_presets, preset_tables
 from tests.tiny import Recorder, run_tiny
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.estimate import ASSUMED_GPU_MFU
+from trainer_daemon.contract.estimate import ASSUMED_GPU_MFU, rank_memory
 from trainer_daemon.contract.hardware import bf16_peak_flops
-from trainer_daemon.contract.scaling import training_plan
+from trainer_daemon.contract.scaling import OneRate, training_plan
 from trainer_daemon.contract.spec import build_spec, spec_differences
+from trainer_daemon.engine.optim.schedule import learning_rate_scale
 
 ALL = list_presets()
 SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600}
@@ -33,7 +34,7 @@ def preset(request: pytest.FixtureRequest) -> Preset:
 
 def test_the_default_comes_first_and_depths_in_their_order() -> None:
     depths = ["d4", "d6", "d8", "d12", "d16", "d20", "d24", "d26", "d28", "d32"]
-    assert [p.name for p in ALL] == ["stories", *depths, "d26-feb2026", "tinystories"]
+    assert [p.name for p in ALL] == ["stories", *depths, "pile-406m", "d26-feb2026", "tinystories"]
 
 
 def test_a_preset_is_valid_and_divides_on_the_machines_it_is_for(preset: Preset) -> None:
@@ -47,7 +48,7 @@ def test_a_preset_is_valid_and_divides_on_the_machines_it_is_for(preset: Preset)
 
 
 def test_a_depth_is_named_by_itself(preset: Preset) -> None:
-    if "stories" not in preset.name:
+    if "stories" not in preset.name and preset.name != "pile-406m":
         spec = build_spec(preset_tables(preset.name))
         assert f"d{spec.model.depth}" == preset.name.removesuffix("-feb2026")
         assert spec.train.micro_batch_size == (
@@ -112,11 +113,29 @@ def test_the_older_recipe_differs_from_the_newer_in_what_was_tuned_since_and_not
     assert set(plan.shape.windows) == {1024, 2048}
 
 
-@pytest.mark.parametrize("name", ["stories", "d4", pytest.param("d6", marks=pytest.mark.slow), "d26-feb2026"])
+def test_the_model_of_the_pile_is_the_original_s() -> None:
+    spec = build_spec(preset_tables("pile-406m"))
+    two = training_plan(spec, planned_vocab_size(spec), 2)
+    assert two.parameters.total == 406_359_168
+    assert (two.shape.n_layer, two.shape.n_embd, two.shape.n_head, two.shape.head_dim) == (24, 1024, 16, 64)
+    assert (two.micro_batch_size, two.grad_accum_steps, two.total_steps) == (8, 12, 50_000)
+    assert (two.learning_rates, two.weight_decay) == (OneRate(3e-4), 0.1)
+    rates = [
+        3e-4 * learning_rate_scale(step, two.total_steps, spec.schedule) for step in (1999, 26_000, 50_000)
+    ]
+    assert rates == pytest.approx([3e-4, 1.65e-4, 3e-5])
+    memory = rank_memory(two, "bf16", on_cpu=False)
+    assert memory.weights == memory.gradients == 4 * 406_359_168
+    assert memory.optimizer == pytest.approx(4 * 406_359_168, rel=0.001)  # two moments, of half of it
+
+
+@pytest.mark.parametrize(
+    "name", ["stories", "d4", "pile-406m", pytest.param("d6", marks=pytest.mark.slow), "d26-feb2026"]
+)
 def test_a_preset_trains_some_steps_on_a_text_and_a_batch_that_a_test_can_pay_for(
     name: str, home: Path, tmp_path: Path
 ) -> None:
-    """Depth, shapes, windows, rates and schedules are the preset's own; d26 is trained two layers deep."""
+    """Depth, shapes, windows, rates and schedules are the preset's own; the largest are trained two layers deep."""
     small = [
         *("data.source=stories", "data.stories=300", "tokenizer.vocab_size=300", "model.sequence_len=32"),
         *("train.num_iterations=2", "train.global_batch_tokens=128", "train.micro_batch_size=2"),
@@ -128,6 +147,7 @@ def test_a_preset_trains_some_steps_on_a_text_and_a_batch_that_a_test_can_pay_fo
             "runtime.precision=fp32",
         ),
         *(("model.depth=2", "model.aspect_ratio=64") if name.startswith("d26") else ()),
+        *(("model.depth=2", "tokenizer.name=trained") if name == "pile-406m" else ()),
     ]
     seen = Recorder()
     finished, _ = run_tiny(build_spec(preset_tables(name), small), home, seen, tmp_path)

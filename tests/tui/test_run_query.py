@@ -115,7 +115,7 @@ def test_the_example_can_be_parsed_and_every_field_is_found_by_its_name() -> Non
     facts = set(FLEET[0])
     for field in known_fields():
         assert field_named(field) == field
-        assert field in facts
+        assert field in facts or field.startswith("adamw."), "which these runs' family does not have"
 
 
 def test_a_run_without_a_readable_spec_is_still_found_by_its_status() -> None:

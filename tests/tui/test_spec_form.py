@@ -8,7 +8,7 @@ from presets.loader import list_presets, preset_tables
 from tests.tui.conftest import Runs
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import runs_folder
-from trainer_daemon.contract.spec import RunSpec, build_spec, flat_values
+from trainer_daemon.contract.spec import RunSpec, all_keys, build_spec, flat_values
 from tui.spec_form import COMMON, Draft, as_override, draft_of_fork, form_fields
 from tui.spec_table import NAME
 
@@ -21,7 +21,7 @@ def spec_of(words: list[str]) -> RunSpec:
 
 def test_every_field_of_the_spec_can_be_filled_in_and_says_what_it_takes() -> None:
     fields = form_fields()
-    assert [key for key in fields if key != NAME] == list(flat_values(RunSpec()))
+    assert [key for key in fields if key != NAME] == all_keys()
     assert all(field.description for field in fields.values())
     assert set(COMMON) <= set(fields)
     assert fields["model.depth"].rule == "whole number from 1 to 128"
@@ -96,7 +96,8 @@ def test_what_is_typed_back_to_the_preset_s_value_is_no_change() -> None:
 
 
 def test_only_the_common_fields_and_the_changed_ones_stand_open_the_rest_is_found() -> None:
-    assert Draft().shown_keys("") == [key for key in form_fields() if key in COMMON]
+    common = [key for key in form_fields() if key in COMMON]
+    assert Draft().shown_keys("") == [key for key in common if key != "adamw.learning_rate"]
     assert "optim.muon_beta2" in Draft().with_typed("optim.muon_beta2", "0.8").shown_keys("")
     assert Draft().shown_keys("NorMuon evens") == ["optim.muon_beta2"]
     assert Draft().shown_keys("no such thing") == []
@@ -124,3 +125,16 @@ def test_an_override_of_a_mixture_and_of_a_word_like_none_is_what_was_typed() ->
     assert as_override("notes", "none") == 'notes="none"'
     assert as_override("data.source", "none") == 'data.source="none"'
     assert as_override("alerts.url", "none") == "alerts.url=none"
+
+
+def test_a_run_of_the_other_family_is_filled_in_with_its_own_fields(runs: Runs) -> None:
+    draft = Draft().with_typed("preset", "pile-406m")
+    shown = draft.shown_keys("")
+    assert "adamw.learning_rate" in shown
+    assert "optim.matrix_lr" not in shown
+    assert draft.shown_keys("momentum") == []
+    changed = draft.with_typed("adamw.learning_rate", "1e-4")
+    assert spec_of(changed.start_words()).adamw.learning_rate == 1e-4
+    assert changed.start_words()[:3] == ["run", "--preset", "pile-406m"]
+    with pytest.raises(SpecError, match=r"optim\.matrix_lr: not of model\.family classic"):
+        draft.with_typed("optim.matrix_lr", "0.1")

@@ -65,3 +65,12 @@ def test_every_key_has_a_section_and_a_description() -> None:
     for key in flat_values(RunSpec()):
         assert description_of(key)
         assert section_of(key)
+
+
+def test_specs_of_two_families_stand_side_by_side() -> None:
+    classic, nanochat = build_spec({}, ["model.family=classic"]), build_spec({})
+    lines = {line.key: line for line in spec_lines(classic, nanochat, nanochat)}
+    assert lines["adamw.learning_rate"].differs_from_preset
+    assert lines["adamw.learning_rate"].in_other is None
+    assert "optim.matrix_lr" not in lines
+    assert "optim.matrix_lr" in differences_by_section(classic, nanochat)["optim"]

@@ -1,7 +1,8 @@
 """What a plan will take: memory, disk, time and money, by arithmetic alone.
 
 Sizes of weights, optimizer state and checkpoints are exact, since the engine's dtypes are fixed: matrices, head and
-scalars in fp32, embedding tables in bf16 or fp32, AdamW's moments in the dtype of their parameter, Muon's in fp32.
+scalars in fp32, embedding tables in bf16 or fp32 (of family classic always fp32), AdamW's moments in the dtype of their
+parameter, Muon's in fp32.
 Activations and speed are estimates, and each says what it rests on.
 """
 
@@ -16,9 +17,10 @@ from trainer_daemon.contract.scaling import (
     VALUE_GATE_CHANNELS,
     ModelShape,
     TrainingPlan,
+    classic_matrices,
     count_parameters,
 )
-from trainer_daemon.contract.spec import RunSpec
+from trainer_daemon.contract.spec import Family, RunSpec
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
 ActivationCheckpointing = Literal["off", "block", "selective"]
@@ -28,11 +30,16 @@ ACTIVATION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8"
 TABLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 4, "fp8": 2}
 """Embedding tables, their gradients and moments: fp16 has too little range for these."""
 
-ACTIVATIONS_PER_LAYER: dict[ActivationCheckpointing, float] = {"off": 16.8, "selective": 12.6, "block": 2.5}
+ACTIVATIONS_PER_LAYER: dict[Family, dict[ActivationCheckpointing, float]] = {
+    "nanochat": {"off": 16.8, "selective": 12.6, "block": 2.5},
+    "classic": {"off": 12.1, "selective": 11.1, "block": 1.0},
+}
 """Values per token and channel that autograd keeps of one block, by activation checkpointing; counted on the eager
 model, compiled it keeps fewer."""
-ACTIVATIONS_AROUND = 4
-"""The same, of what stands before and after the blocks."""
+RESIDUALS_PER_LAYER: dict[ActivationCheckpointing, float] = {"off": 2.0, "selective": 2.0, "block": 1.0}
+"""Of them, in family classic, those of the residual stream, which stays in fp32."""
+ACTIVATIONS_AROUND: dict[Family, float] = {"nanochat": 4, "classic": 2}
+"""The same as of a block, of what stands before and after the blocks."""
 LOSS_COPIES = 3
 """fp32 copies of a chunk's logits that the loss holds at a time."""
 LOSS_ROWS_ON_GPU = 8192
@@ -72,6 +79,8 @@ class RankMemory:
 
 def matrix_shapes(shape: ModelShape) -> list[tuple[int, int]]:
     """(rows, cols) of every matrix that Muon updates."""
+    if shape.family == "classic":
+        return []
     C, kv_width = shape.n_embd, shape.n_kv_head * shape.head_dim
     block = [(C, C), (kv_width, C), (kv_width, C), (C, C), (4 * C, C), (C, 4 * C)]
     gates = sum(shape.has_value_embedding(layer) for layer in range(shape.n_layer))
@@ -82,7 +91,12 @@ def weight_bytes(shape: ModelShape, precision: Precision) -> int:
     """All parameters, as they are held and saved."""
     p = count_parameters(shape)
     tables = p.embedding + p.value_embedding
-    return FP32 * (p.matrices + p.unembedding + p.scalars) + TABLE_BYTES[precision] * tables
+    return FP32 * (p.matrices + p.unembedding + p.scalars) + table_bytes(shape, precision) * tables
+
+
+def table_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Of one parameter of an embedding."""
+    return TABLE_BYTES[precision] if shape.family == "nanochat" else FP32
 
 
 def optimizer_bytes(shape: ModelShape, precision: Precision, world_size: int = 1) -> int:
@@ -91,6 +105,10 @@ def optimizer_bytes(shape: ModelShape, precision: Precision, world_size: int = 1
     AdamW: two moments a parameter. Muon: a momentum a parameter and one second moment an index of the longer side.
     """
     p = count_parameters(shape)
+    if shape.family == "classic":
+        C, table = shape.n_embd, shape.padded_vocab_size
+        tensors = [*classic_matrices(shape), (table, C), (table, C), (shape.learned_positions, C)]
+        return 2 * FP32 * (sum(ceil(rows / world_size) * cols for rows, cols in tensors) + p.scalars)
     own_rows = ceil(shape.padded_vocab_size / world_size)
     head, tables = (
         own_rows * parameters // shape.padded_vocab_size
@@ -112,30 +130,40 @@ def checkpoint_bytes(shape: ModelShape, precision: Precision) -> int:
 def rank_memory(
     plan: TrainingPlan, precision: Precision, *, on_cpu: bool, checkpointing: ActivationCheckpointing = "off"
 ) -> RankMemory:
-    """Activations = rows x T x (16.8 L + 4) x C x item bytes + 3 x chunk x V x 4; weights and gradients are
-    whole on every rank, the optimizer's state and work are split.
+    """Activations = rows x T x (16.8 L + 4) x C x item bytes + 3 x chunk x V x 4 (of family classic 12.1 L + 2, of which 2 L in
+    fp32); weights and gradients are whole on every rank, the optimizer's state and work are split.
 
     With activation checkpointing fewer than 16.8, and those of the one block that is being computed again.
     """
     shape = plan.shape
     tokens = plan.micro_batch_size * shape.sequence_len
-    of_a_block = ACTIVATIONS_PER_LAYER[checkpointing]
-    again = ACTIVATIONS_PER_LAYER["off"] - of_a_block
-    kept = (of_a_block * shape.n_layer + again + ACTIVATIONS_AROUND) * shape.n_embd
+    item = ACTIVATION_BYTES[precision]
+    of_a_block, of_a_plain_block = (_bytes_of_a_block(shape, mode, item) for mode in (checkpointing, "off"))
+    again = of_a_plain_block - of_a_block
+    kept = (of_a_block * shape.n_layer + again + ACTIVATIONS_AROUND[shape.family] * item) * shape.n_embd
     chunk = min(tokens, LOSS_ROWS_ON_CPU if on_cpu else LOSS_ROWS_ON_GPU)
     largest_stack = max(
-        ceil(count / plan.world_size) * rows * cols
-        for (rows, cols), count in Counter(matrix_shapes(shape)).items()
+        (
+            ceil(count / plan.world_size) * rows * cols
+            for (rows, cols), count in Counter(matrix_shapes(shape)).items()
+        ),
+        default=0,  # AdamW updates in place
     )
     weights = weight_bytes(shape, precision)
     return RankMemory(
         weights=weights,
         gradients=weights,
         optimizer=optimizer_bytes(shape, precision, plan.world_size),
-        activations=int(tokens * kept * ACTIVATION_BYTES[precision])
-        + LOSS_COPIES * chunk * shape.vocab_size * FP32,
+        activations=int(tokens * kept) + LOSS_COPIES * chunk * shape.vocab_size * FP32,
         update=MUON_WORKING_BYTES * largest_stack,
     )
+
+
+def _bytes_of_a_block(shape: ModelShape, mode: ActivationCheckpointing, item: int) -> float:
+    """What autograd keeps of one block, for a token and a channel."""
+    values = ACTIVATIONS_PER_LAYER[shape.family][mode]
+    in_fp32 = RESIDUALS_PER_LAYER[mode] if shape.family == "classic" else 0.0
+    return FP32 * in_fp32 + item * (values - in_fp32)
 
 
 def usable_bytes(memory_bytes: int, *, on_cpu: bool) -> int:

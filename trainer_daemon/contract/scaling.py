@@ -2,7 +2,8 @@
 
 No torch and no I/O: `plan` says these numbers before a GPU is touched, and the engine builds from the same ones.
 Laws: batch size after Power Lines (arXiv 2505.13738), weight decay at constant T_epoch (arXiv 2405.13698),
-learning rates with the square root of the batch; all anchored at depth 12. The anchors are tuned values.
+learning rates with the square root of the batch; all anchored at depth 12. The anchors are tuned values, and those of
+rates and decay are of the family nanochat: the family classic takes them as they are given.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from math import ceil, log2, sqrt
 from typing import Literal
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.spec import ModelSpec, RunSpec
+from trainer_daemon.contract.spec import Family, ModelSpec, RunSpec
 
 ANCHOR_SCALING_PARAMETERS = 110_100_912
 """Matrices + head of depth 12 at a vocabulary of 32768: where the hyper-parameters were tuned."""
@@ -35,6 +36,12 @@ class ModelShape:
     vocab_size: int
     windows: tuple[int, ...]
     """Per layer: how many keys before its own a query sees (window w: keys i-w..i)."""
+    family: Family = "nanochat"
+
+    @property
+    def learned_positions(self) -> int:
+        """Positions that have parameters of their own; 0 where only distances count."""
+        return self.sequence_len if self.family == "classic" else 0
 
     @property
     def padded_vocab_size(self) -> int:
@@ -42,7 +49,7 @@ class ModelShape:
         return 64 * ceil(self.vocab_size / 64)
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Every second layer, the last one always."""
+        """Of family nanochat: every second layer, the last one always."""
         return layer % 2 == (self.n_layer - 1) % 2
 
 
@@ -52,9 +59,11 @@ class ParameterCounts:
 
     matrices: int
     embedding: int
+    """Of tokens and, where they are learned, of positions."""
     value_embedding: int
     unembedding: int
     scalars: int
+    """Whatever is no matrix: gates and lambdas, or biases and norms."""
 
     @property
     def total(self) -> int:
@@ -68,7 +77,7 @@ class ParameterCounts:
 
 @dataclass(frozen=True, slots=True)
 class LearningRates:
-    """Peak learning rate of each parameter group, after scaling to this batch and width."""
+    """Peak learning rate of each parameter group of family nanochat, after scaling to this batch and width."""
 
     matrix: float
     embedding: float
@@ -77,6 +86,13 @@ class LearningRates:
     resid_lambda: float
     x0_lambda: float
     smear_backout: float
+
+
+@dataclass(frozen=True, slots=True)
+class OneRate:
+    """Peak learning rate of family classic."""
+
+    adamw: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +108,9 @@ class TrainingPlan:
     world_size: int
     total_steps: int
     horizon: Literal["num_iterations", "target_flops", "target_param_data_ratio"]
-    learning_rates: LearningRates
+    learning_rates: LearningRates | OneRate
     weight_decay: float
-    """Muon's weight decay after scaling, before its schedule."""
+    """Muon's weight decay after scaling, before its schedule; AdamW's of family classic."""
 
     @property
     def rows_per_rank(self) -> int:
@@ -133,7 +149,7 @@ def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
     """The dimensions that a depth implies. Raises SpecError for a width below that of the smear's gate, and for key/value
     heads that do not divide the heads."""
     n_head = ceil(model.depth * model.aspect_ratio / model.head_dim)
-    if n_head * model.head_dim < SMEAR_GATE_CHANNELS:
+    if model.family == "nanochat" and n_head * model.head_dim < SMEAR_GATE_CHANNELS:
         raise SpecError(
             f"model.aspect_ratio: depth {model.depth} x {model.aspect_ratio} makes a width of {n_head * model.head_dim}, and "
             f"the least is {SMEAR_GATE_CHANNELS}; {ceil(SMEAR_GATE_CHANNELS / model.depth)} is enough"
@@ -145,7 +161,7 @@ def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
             f"model.n_kv_head: {n_kv_head} does not divide {n_head} heads; possible: {', '.join(divisors)}"
         )
     size = {"L": model.sequence_len, "S": short_window(model.sequence_len, model.short_window_fraction)}
-    pattern = model.window_pattern
+    pattern = model.window_pattern if model.family == "nanochat" else "L"
     windows = [size[pattern[layer % len(pattern)]] for layer in range(model.depth)]
     windows[-1] = model.sequence_len
     return ModelShape(
@@ -157,11 +173,20 @@ def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
         sequence_len=model.sequence_len,
         vocab_size=vocab_size,
         windows=tuple(windows),
+        family=model.family,
     )
+
+
+def classic_matrices(shape: ModelShape) -> list[tuple[int, int]]:
+    """(rows, cols) of every matrix inside the blocks of family classic."""
+    C = shape.n_embd
+    return [(3 * C, C), (C, C), (4 * C, C), (C, 4 * C)] * shape.n_layer
 
 
 def count_parameters(shape: ModelShape) -> ParameterCounts:
     """Parameters by kind; equal to what the built model has."""
+    if shape.family == "classic":
+        return _count_classic(shape)
     C, table = shape.n_embd, shape.padded_vocab_size
     kv_width = shape.n_kv_head * shape.head_dim
     value_layers = sum(shape.has_value_embedding(layer) for layer in range(shape.n_layer))
@@ -175,11 +200,25 @@ def count_parameters(shape: ModelShape) -> ParameterCounts:
     )
 
 
+def _count_classic(shape: ModelShape) -> ParameterCounts:
+    C, table = shape.n_embd, shape.padded_vocab_size
+    biases_of_a_block = C + 4 * C + C  # of the attention's output and of both matrices of the MLP
+    norms = 2 * C * (2 * shape.n_layer + 1)
+    return ParameterCounts(
+        matrices=sum(rows * cols for rows, cols in classic_matrices(shape)),
+        embedding=(table + shape.learned_positions) * C,
+        value_embedding=0,
+        unembedding=table * C,
+        scalars=shape.n_layer * biases_of_a_block + norms + table,
+    )
+
+
 def flops_per_token(shape: ModelShape) -> int:
     """Forward + backward FLOPs of one token: 6 a matmul weight, 12·H·D a visible key (whole window, not the causal half)."""
     parameters = count_parameters(shape)
     attention = sum(12 * shape.n_head * shape.head_dim * min(w, shape.sequence_len) for w in shape.windows)
-    return 6 * (parameters.scaling + SMEAR_GATE_CHANNELS) + attention
+    smear = SMEAR_GATE_CHANNELS if shape.family == "nanochat" else 0
+    return 6 * (parameters.scaling + smear) + attention
 
 
 def batch_tokens_for(scaling_parameters: int) -> int:
@@ -220,9 +259,7 @@ def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPl
             f"train.{horizon}: is less than one step of {batch} tokens; raise it or lower train.global_batch_tokens"
         )
 
-    batch_scale = sqrt(batch / ANCHOR_BATCH_TOKENS)
-    width_scale = (shape.n_embd / ANCHOR_WIDTH) ** -0.5
-    optim = spec.optim
+    rates, weight_decay = _peaks(spec, shape, parameters, batch)
     return TrainingPlan(
         shape=shape,
         parameters=parameters,
@@ -233,17 +270,30 @@ def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPl
         world_size=world_size,
         total_steps=steps,
         horizon=horizon,
-        learning_rates=LearningRates(
-            matrix=optim.matrix_lr * batch_scale,
-            embedding=optim.embedding_lr * batch_scale * width_scale,
-            value_embedding=0.5 * optim.embedding_lr * batch_scale * width_scale,
-            unembedding=optim.unembedding_lr * batch_scale * width_scale,
-            resid_lambda=0.01 * optim.scalar_lr * batch_scale,
-            x0_lambda=optim.scalar_lr * batch_scale,
-            smear_backout=optim.smear_backout_lr,
-        ),
-        weight_decay=optim.weight_decay * batch_scale * ANCHOR_SCALING_PARAMETERS / parameters.scaling,
+        learning_rates=rates,
+        weight_decay=weight_decay,
     )
+
+
+def _peaks(
+    spec: RunSpec, shape: ModelShape, parameters: ParameterCounts, batch: int
+) -> tuple[LearningRates | OneRate, float]:
+    """Learning rates and weight decay at this batch and model."""
+    if shape.family == "classic":
+        return OneRate(spec.adamw.learning_rate), spec.adamw.weight_decay
+    batch_scale = sqrt(batch / ANCHOR_BATCH_TOKENS)
+    width_scale = (shape.n_embd / ANCHOR_WIDTH) ** -0.5
+    optim = spec.optim
+    rates = LearningRates(
+        matrix=optim.matrix_lr * batch_scale,
+        embedding=optim.embedding_lr * batch_scale * width_scale,
+        value_embedding=0.5 * optim.embedding_lr * batch_scale * width_scale,
+        unembedding=optim.unembedding_lr * batch_scale * width_scale,
+        resid_lambda=0.01 * optim.scalar_lr * batch_scale,
+        x0_lambda=optim.scalar_lr * batch_scale,
+        smear_backout=optim.smear_backout_lr,
+    )
+    return rates, optim.weight_decay * batch_scale * ANCHOR_SCALING_PARAMETERS / parameters.scaling
 
 
 def _check_evaluation(tokens: int, rows: int, sequence_len: int, world_size: int) -> None:

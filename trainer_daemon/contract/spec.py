@@ -19,7 +19,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -47,6 +49,23 @@ Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Betas = tuple[Decay, Decay]
 """Of AdamW's first and second moment."""
 
+Family = Literal["nanochat", "classic"]
+"""nanochat: rotary positions, windows, value embeddings and residual scalars, trained by Muon and AdamW. classic: the GPT of the
+textbooks, with learned positions, LayerNorm, ReLU, biases and an untied head, trained by AdamW alone."""
+FOREIGN: dict[Family, tuple[str, ...]] = {
+    "nanochat": ("adamw",),
+    "classic": (
+        "model.n_kv_head",
+        "model.window_pattern",
+        "model.short_window_fraction",
+        "optim",
+        "schedule.weight_decay",
+    ),
+}
+"""Sections and keys that mean nothing to a family: refused where they are given, and no part of its specs."""
+YOUNGER_THAN_HASHES = ("model.family", "schedule.warmdown")
+"""Not in the hash while they are as they always were, so that older specs keep theirs."""
+
 
 def _known_core_task(name: str) -> str:
     names = [task.name for task in CORE_TASKS]
@@ -65,6 +84,9 @@ class Section(BaseModel):
 class ModelSpec(Section):
     """The network. Width, heads and every count follow from depth."""
 
+    family: Family = "nanochat"
+    """Which network it is. `nanochat`: rotary positions, sliding windows, value embeddings; Muon and AdamW (section optim).
+    `classic`: learned positions, LayerNorm, ReLU, biases, an untied head; AdamW (section adamw)."""
     depth: int = Field(default=20, ge=1, le=128)
     """Number of blocks, and the one dial: width = aspect_ratio x depth, rounded up to a multiple of head_dim."""
     aspect_ratio: int = Field(default=64, ge=1, le=1024)
@@ -183,13 +205,28 @@ class OptimSpec(Section):
     """Decay of the second moments by which NorMuon evens out rows."""
 
 
+class AdamWSpec(Section):
+    """AdamW for all parameters alike, of model.family classic. Rates are taken as they are, whatever the batch and width."""
+
+    learning_rate: PositiveRate = 3e-4
+    """Peak rate."""
+    betas: Betas = (0.9, 0.95)
+    """Of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0, le=1, allow_inf_nan=False)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(default=0.1, ge=0, le=100, allow_inf_nan=False)
+    """Of every tensor of two or more dimensions, embeddings among them; biases and norms have none."""
+
+
 class ScheduleSpec(Section):
-    """How the learning rate moves over a run: linear warm-up, constant, linear warm-down."""
+    """How the learning rate moves over a run: linear warm-up, constant, warm-down."""
 
     warmup_steps: int = Field(default=40, ge=0)
     """Steps of linear warm-up."""
     warmdown_ratio: Fraction = 0.65
     """Share of the run spent going down."""
+    warmdown: Literal["linear", "cosine"] = "linear"
+    """Whether the warm-down is a line or half a cosine."""
     final_lr_frac: Fraction = 0.05
     """Multiplier that the warm-down ends at."""
     learning_rate_factor: PositiveRate = 1.0
@@ -363,6 +400,7 @@ class RunSpec(Section):
     data: DataSpec = DataSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     optim: OptimSpec = OptimSpec()
+    adamw: AdamWSpec = AdamWSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     train: TrainSpec = TrainSpec()
     eval: EvalSpec = EvalSpec()
@@ -374,6 +412,14 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _cross_field_rules(self) -> Self:
+        family = self.model.family
+        if strange := _given(self, FOREIGN[family]):
+            whose = next(other for other, foreign in FOREIGN.items() if foreign != FOREIGN[family])
+            instead = "section adamw" if family == "classic" else "section optim"
+            raise ValueError(
+                f"{', '.join(strange)}: not of model.family {family} but of {whose}; take it out (rates and decay of "
+                f"{family} are in {instead})"
+            )
         if self.runtime.precision == "fp8":
             if self.runtime.device in ("cpu", "mps"):
                 raise ValueError(
@@ -398,15 +444,60 @@ class RunSpec(Section):
             )
         return self
 
+    @model_serializer(mode="wrap")
+    def _own_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what means nothing to the family."""
+        tables: dict[str, Any] = handler(self)
+        for key in FOREIGN[self.model.family]:
+            _drop(tables, key)
+        return tables
+
+    @property
+    def optimizer(self) -> OptimSpec | AdamWSpec:
+        """The section of the family's optimizer."""
+        return self.optim if self.model.family == "nanochat" else self.adamw
+
     def canonical_json(self) -> str:
         """The spec as one line of JSON with sorted keys: the same spec gives the same bytes."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        tables = self.model_dump(mode="json")
+        for key in YOUNGER_THAN_HASHES:
+            section, _, name = key.partition(".")
+            if tables[section][name] == type(getattr(self, section)).model_fields[name].default:
+                _drop(tables, key)
+        return json.dumps(tables, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+def _given(spec: RunSpec, keys: Sequence[str]) -> list[str]:
+    """Of these sections and keys, every key that was given a value."""
+    given = []
+    for key in keys:
+        name, _, inner = key.partition(".")
+        section: Section = getattr(spec, name)
+        if name in spec.model_fields_set:
+            given += [f"{name}.{each}" for each in sorted(section.model_fields_set) if inner in ("", each)]
+    return given
+
+
+def _drop(tables: dict[str, Any], key: str) -> None:
+    """Take a section or a `section.key` out of a spec's tables."""
+    name, dot, inner = key.partition(".")
+    if dot:
+        tables.get(name, {}).pop(inner, None)
+    else:
+        tables.pop(name, None)
+
+
+def all_keys() -> list[str]:
+    """Every key of every family, in the order of the spec."""
+    keys: list[str] = []
+    for name, field in RunSpec.model_fields.items():
+        section = _section_of(field.annotation)
+        keys += [f"{name}.{inner}" for inner in section.model_fields] if section else [name]
+    return keys
 
 
 def flat_values(spec: RunSpec) -> dict[str, Any]:
@@ -421,9 +512,11 @@ def flat_values(spec: RunSpec) -> dict[str, Any]:
 
 
 def spec_differences(*specs: RunSpec) -> dict[str, list[Any]]:
-    """`{"optim.matrix_lr": [0.02, 0.03]}`: each key whose value is not the same in all of the specs, with all its values."""
+    """`{"optim.matrix_lr": [0.02, 0.03]}`: each key whose value is not the same in all of the specs, with all its values;
+    None where a spec's family does not have it."""
     all_values = [flat_values(spec) for spec in specs]
-    rows = {key: [values[key] for values in all_values] for key in all_values[0]}
+    keys = dict.fromkeys(key for values in all_values for key in values)
+    rows = {key: [values.get(key) for values in all_values] for key in keys}
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
 
 

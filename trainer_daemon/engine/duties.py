@@ -27,7 +27,7 @@ from trainer_daemon.engine.data.feed import STATE_FILE, live_state
 from trainer_daemon.engine.evals.bpb import bits_per_byte, evaluated_rows, held_out_sums, token_losses
 from trainer_daemon.engine.inference.batch import Batch, write
 from trainer_daemon.engine.inference.decoder import Decoder
-from trainer_daemon.engine.inference.uncached import DECODER_IS_BEHIND, UncachedDecoder, decoder_for
+from trainer_daemon.engine.inference.uncached import UncachedDecoder, decoder_for
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.timers import Duty
 
@@ -313,5 +313,5 @@ def _present_decoder(job: Job) -> Decoder | UncachedDecoder:
     decoder = decoder_for(job.model)
     if isinstance(decoder, UncachedDecoder):
         job.decoder_is_behind = True
-        job.emit(Notice("warning", DECODER_IS_BEHIND))
+        job.emit(Notice("warning", decoder.why))
     return decoder

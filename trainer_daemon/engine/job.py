@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer_daemon.contract.events import Command, Phase, PhaseChanged
-from trainer_daemon.contract.scaling import LearningRates, TrainingPlan
+from trainer_daemon.contract.scaling import LearningRates, OneRate, TrainingPlan
 from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.engine.checkpoint.files import Progress
 from trainer_daemon.engine.checkpoint.saver import Saver
@@ -25,7 +25,7 @@ from trainer_daemon.engine.data.live import LiveRows
 from trainer_daemon.engine.data.rows import Rows
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.health import Health
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.optim.gradients import Gradients
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
 from trainer_daemon.engine.outbox import Outbox
@@ -54,7 +54,7 @@ class Job:
     commands: Commands
     terminated: Callable[[], bool]
     """Whether this process was asked to end by a signal."""
-    model: GPT
+    model: LanguageModel
     replica: nn.Module
     """The model as trained: under DDP when there are several ranks."""
     gradients: Gradients
@@ -167,6 +167,6 @@ class Job:
 
 
 @cache
-def _by_group(rates: LearningRates) -> dict[str, float]:
+def _by_group(rates: LearningRates | OneRate) -> dict[str, float]:
     """Taken apart once and not in every step."""
     return asdict(rates)

@@ -18,7 +18,8 @@ from trainer_daemon.contract.scaling import TrainingPlan
 from trainer_daemon.contract.spec import RunSpec, RuntimeSpec
 from trainer_daemon.engine.checkpoint.files import Progress, load_progress, load_tensors
 from trainer_daemon.engine.models.attention import choose_attention
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.families import new_model
+from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.models.loss import use_fused_kernel
 from trainer_daemon.engine.native import NativeError
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW, build_optimizer
@@ -31,7 +32,7 @@ from trainer_daemon.engine.ranks import Ranks
 class Network:
     """A model, the same model as it is trained, and its optimizer."""
 
-    model: GPT
+    model: LanguageModel
     replica: nn.Module
     """Compiled and under DDP, as the run asks for."""
     optimizer: MuonAdamW
@@ -45,7 +46,7 @@ def build_network(
     emit: Emit,
     document_start: int | None = None,
 ) -> Network:
-    """A fresh model, its optimizer, and the model as it is trained; `document_start` as GPT takes it. All ranks."""
+    """A fresh model, its optimizer, and the model as it is trained; `document_start` as `new_model` takes it. All ranks."""
     dtype = COMPUTE_DTYPES[precision]
     attention = choose_attention(
         spec.runtime.attention,
@@ -55,7 +56,7 @@ def build_network(
         masks_documents=document_start is not None,
     )
     emit(AttentionChosen(attention.kernel, attention.why))
-    model = GPT(
+    model = new_model(
         plan.shape,
         compute_dtype=dtype,
         device=ranks.device,
@@ -66,7 +67,9 @@ def build_network(
     if precision == "fp8" and not model.train_in_fp8(spec.runtime.fp8_recipe):
         emit(Notice("warning", "fp8: no product of this model is wide enough; it trains in bf16"))
     model.init_weights(spec.seed)
-    optimizer = build_optimizer(model, plan, spec.optim, ranks)  # it moves the parameters, so it comes first
+    optimizer = build_optimizer(
+        model, plan, spec.optimizer, ranks
+    )  # it moves the parameters, so it comes first
     replica: nn.Module = model
     if mode := compile_mode(spec.runtime, ranks.device):
         replica = compiled_or_eager(replica, mode, emit)
@@ -76,7 +79,7 @@ def build_network(
     return Network(model, replica, optimizer)
 
 
-def load_checkpoint(checkpoint: Path, model: GPT, optimizer: MuonAdamW, ranks: Ranks) -> Progress:
+def load_checkpoint(checkpoint: Path, model: LanguageModel, optimizer: MuonAdamW, ranks: Ranks) -> Progress:
     """Put a checkpoint that was verified before into the model and the optimizer; returns how far it is."""
     progress = load_progress(checkpoint)
     model.load_state_dict(load_tensors(checkpoint, "model", ranks.device))

@@ -123,7 +123,7 @@ def load_writer(checkpoint: Path, device: "torch.device", why_no_gpu: str | None
 
     from trainer_daemon.engine.inference.batch import Batch
     from trainer_daemon.engine.inference.session import load_session
-    from trainer_daemon.engine.inference.uncached import DECODER_IS_BEHIND, UncachedDecoder
+    from trainer_daemon.engine.inference.uncached import UncachedDecoder
     from trainer_daemon.engine.precision import COMPUTE_DTYPES
 
     begun = time.monotonic()
@@ -139,8 +139,8 @@ def load_writer(checkpoint: Path, device: "torch.device", why_no_gpu: str | None
     decoder = session.decoder
     notices = [why_no_gpu] if why_no_gpu else []
     if isinstance(decoder, UncachedDecoder):
-        print(f"{checkpoint}: {DECODER_IS_BEHIND}", flush=True)
-        notices.append(DECODER_IS_BEHIND)
+        print(f"{checkpoint}: {decoder.why}", flush=True)
+        notices.append(decoder.why)
     cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     where = cpu if is_cpu else torch.cuda.get_device_name(device)
     loaded = Loaded(

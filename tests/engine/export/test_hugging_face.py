@@ -15,15 +15,25 @@ from jinja2 import TemplateError
 from safetensors.torch import load_file
 
 from tests.tiny import Recorder, run_tiny, tiny_spec
+from tests.tiny_pile import tiny_pile_spec, write_tiny_pile
 from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.generation import Message
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.export.hugging_face import byte_alphabet, export, fast_tokenizer, merges
 from trainer_daemon.engine.inference.conversation import conversation_ids, ends_of_answer
 from trainer_daemon.engine.inference.session import StoredModel, read_model
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.families import new_model
 
 TEXTS = ["Once upon a time", "naïve 数字 🙂", "a  b\n\n\tc 1234 don't", " ", "<|bos|>"]
+
+
+@pytest.fixture(scope="module")
+def classic(tmp_path_factory: pytest.TempPathFactory) -> StoredModel:
+    """A trained model of the other family."""
+    home = tmp_path_factory.mktemp("classic")
+    write_tiny_pile(home)
+    run_tiny(tiny_pile_spec("model.sequence_len=192", "train.global_batch_tokens=1536"), home, Recorder())
+    return read_model(home / "checkpoints/step-00000012")
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +147,11 @@ def transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["stored", "classic"])
 def test_transformers_loads_the_folder_and_computes_the_same(
-    stored: StoredModel, tmp_path: Path, transformers: ModuleType
+    family: str, request: pytest.FixtureRequest, tmp_path: Path, transformers: ModuleType
 ) -> None:
+    stored: StoredModel = request.getfixturevalue(family)
     folder = str(tmp_path / "out")
     export(stored, tmp_path / "out", "hf", torch.float32)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
@@ -149,7 +161,7 @@ def test_transformers_loads_the_folder_and_computes_the_same(
         ids = tokenizer(text, split_special_tokens=True)["input_ids"]
         assert ids == [stored.tokenizer.bos_id, *stored.tokenizer.encode(text)]
         assert tokenizer.decode(ids[1:]) == text
-    ours = GPT(stored.shape)
+    ours = new_model(stored.shape)
     ours.load_state_dict(stored.tensors)
     ids = torch.randint(0, stored.shape.vocab_size, (2, 180), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -11,13 +11,13 @@ from trainer_daemon.contract.generation import Generation, Piece
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.batch import Batch, write
 from trainer_daemon.engine.inference.decoder import Decoder
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 
 GREEDY = Generation(prompt="Once", max_tokens=40, temperature=0)
 
 
 @pytest.fixture
-def batch(windowed: GPT, letters: Tokenizer) -> Batch:
+def batch(windowed: LanguageModel, letters: Tokenizer) -> Batch:
     return Batch(Decoder.of(windowed), letters, rows=3)
 
 
@@ -33,7 +33,7 @@ def alone(batch: Batch, request: Generation) -> list[Piece]:
 
 
 def test_sixteen_texts_of_different_lengths_are_written_together_as_they_would_be_alone(
-    trained: tuple[GPT, Tokenizer, Path],
+    trained: tuple[LanguageModel, Tokenizer, Path],
 ) -> None:
     model, tokenizer, _ = trained
     decoder = Decoder.of(model)
@@ -92,7 +92,7 @@ def test_after_an_error_everything_can_be_dropped_and_begun_anew(batch: Batch) -
 
 
 def test_past_the_context_it_goes_on_from_the_last_half_and_says_so(
-    trained: tuple[GPT, Tokenizer, Path],
+    trained: tuple[LanguageModel, Tokenizer, Path],
 ) -> None:
     model, tokenizer, _ = trained
     batch = Batch(Decoder.of(model), tokenizer, rows=1)
@@ -111,7 +111,7 @@ def test_past_the_context_it_goes_on_from_the_last_half_and_says_so(
 
 
 def test_a_prompt_longer_than_the_context_slides_or_is_refused(
-    batch: Batch, windowed: GPT, letters: Tokenizer
+    batch: Batch, windowed: LanguageModel, letters: Tokenizer
 ) -> None:
     prompt = "".join(chr(ord("a") + n * n % 26) for n in range(700))
     slid = alone(batch, replace(GREEDY, prompt=prompt, max_tokens=1, logprobs=1))
@@ -144,7 +144,9 @@ def test_a_text_ends_before_a_stop_string_wherever_token_borders_fall(batch: Bat
     assert text_of(alone(batch, replace(GREEDY, stop=(free[-1] + "never",)))) == free  # held back, then given
 
 
-def test_log_probabilities_are_the_models_own(batch: Batch, windowed: GPT, letters: Tokenizer) -> None:
+def test_log_probabilities_are_the_models_own(
+    batch: Batch, windowed: LanguageModel, letters: Tokenizer
+) -> None:
     pieces = alone(batch, replace(GREEDY, temperature=2.0, top_k=5, logprobs=3, max_tokens=5))
     with torch.no_grad():
         prompt = torch.tensor([[letters.bos_id, *letters.encode("Once")]])
@@ -155,7 +157,7 @@ def test_log_probabilities_are_the_models_own(batch: Batch, windowed: GPT, lette
     assert sum(len(piece.logprobs) for piece in pieces) == pieces[-1].tokens
 
 
-def test_training_does_not_notice_a_sample(windowed: GPT, letters: Tokenizer) -> None:
+def test_training_does_not_notice_a_sample(windowed: LanguageModel, letters: Tokenizer) -> None:
     windowed.train()
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -10,7 +10,7 @@ from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.batch import Batch, write
 from trainer_daemon.engine.inference.conversation import conversation_ids, newest_that_fit
 from trainer_daemon.engine.inference.decoder import Decoder
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 
 TALK = (
     Message("system", "Hm."),
@@ -45,7 +45,7 @@ def test_what_does_not_fit_leaves_whole_exchanges_at_a_time_and_the_system_messa
 
 
 def test_an_answer_ends_where_the_model_ends_it_and_a_base_model_answers_none(
-    windowed: GPT, letters: Tokenizer
+    windowed: LanguageModel, letters: Tokenizer
 ) -> None:
     def tokens(batch: Batch, request: Generation) -> set[str]:
         drawn = [
@@ -63,7 +63,9 @@ def test_an_answer_ends_where_the_model_ends_it_and_a_base_model_answers_none(
         base.begin(Generation(prompt="", messages=TALK))
 
 
-def test_a_long_conversation_slides_by_exchanges_or_is_refused(windowed: GPT, letters: Tokenizer) -> None:
+def test_a_long_conversation_slides_by_exchanges_or_is_refused(
+    windowed: LanguageModel, letters: Tokenizer
+) -> None:
     many = tuple(Message("user" if i % 2 == 0 else "assistant", "word " * 6) for i in range(21))
     batch = Batch(Decoder.of(windowed), letters, rows=1, is_chat=True)
     (piece,) = write(batch, Generation(prompt="", messages=many, max_tokens=1, temperature=0))

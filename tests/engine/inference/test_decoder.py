@@ -5,17 +5,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.inference.conftest import FULL, WINDOWED, perturbed
+from tests.engine.inference.conftest import CLASSIC, FULL, WINDOWED, perturbed
 from trainer_daemon.contract.scaling import ModelShape
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.decoder import Decoder
 from trainer_daemon.engine.inference.recorded import RecordedDecoder, recording_size
+from trainer_daemon.engine.inference.uncached import DECODERS
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 
 PROMPT = [3, 14, 15, 9, 26]
 
 
-def greedy_without_cache(model: GPT, prompt: list[int], tokens: int) -> tuple[list[int], torch.Tensor]:
+def fast_decoder(model: LanguageModel) -> Decoder:
+    """Of the model's family, whether it agrees or not."""
+    return DECODERS[model.shape.family][0].of(model)
+
+
+def greedy_without_cache(
+    model: LanguageModel, prompt: list[int], tokens: int
+) -> tuple[list[int], torch.Tensor]:
     """The likeliest tokens, and the log-probabilities (tokens, V) that they were chosen by."""
     text, seen = list(prompt), []
     with torch.no_grad():
@@ -40,12 +49,12 @@ def greedy_with_cache(
     return [list(text) for text in zip(*written, strict=True)], torch.stack(seen, dim=1)
 
 
-@pytest.mark.parametrize("name", ["windowed", "full", "trained"])
+@pytest.mark.parametrize("name", ["windowed", "full", "classic", "trained"])
 def test_the_decoder_computes_what_the_model_computes(name: str, request: pytest.FixtureRequest) -> None:
-    fixture: GPT | tuple[GPT, Tokenizer, Path] = request.getfixturevalue(name)
-    model = fixture if isinstance(fixture, GPT) else fixture[0]
+    fixture: LanguageModel | tuple[LanguageModel, Tokenizer, Path] = request.getfixturevalue(name)
+    model = fixture if isinstance(fixture, LanguageModel) else fixture[0]
     expected, expected_logprobs = greedy_without_cache(model, PROMPT, 200)
-    decoder = Decoder.of(model)
+    decoder = fast_decoder(model)
     assert decoder.agrees_with(model)
     (written,), logprobs = greedy_with_cache(decoder, [PROMPT], 200)
     assert written == expected
@@ -54,10 +63,10 @@ def test_the_decoder_computes_what_the_model_computes(name: str, request: pytest
         assert len(set(expected)) > 10
 
 
-@pytest.mark.parametrize("name", ["windowed", "full", "trained"])
+@pytest.mark.parametrize("name", ["windowed", "full", "classic", "trained"])
 def test_texts_side_by_side_are_what_they_are_alone(name: str, request: pytest.FixtureRequest) -> None:
-    fixture: GPT | tuple[GPT, Tokenizer, Path] = request.getfixturevalue(name)
-    decoder = Decoder.of(fixture if isinstance(fixture, GPT) else fixture[0])
+    fixture: LanguageModel | tuple[LanguageModel, Tokenizer, Path] = request.getfixturevalue(name)
+    decoder = fast_decoder(fixture if isinstance(fixture, LanguageModel) else fixture[0])
     prompts = [
         [n * n % 261 for n in range(start, start + length)] for start, length in ((1, 1), (4, 33), (9, 8))
     ]
@@ -69,18 +78,20 @@ def test_texts_side_by_side_are_what_they_are_alone(name: str, request: pytest.F
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 31, 100, 255, 256])
-def test_a_prompt_of_any_length_against_its_windows_is_read_right(windowed: GPT, length: int) -> None:
+def test_a_prompt_of_any_length_against_its_windows_is_read_right(
+    windowed: LanguageModel, length: int
+) -> None:
     prompt = [n * 7 % 261 for n in range(length)]
     tokens = min(20, WINDOWED.sequence_len - length + 1)
     expected, expected_logprobs = greedy_without_cache(windowed, prompt, tokens)
-    (written,), logprobs = greedy_with_cache(Decoder.of(windowed), [prompt], tokens)
+    (written,), logprobs = greedy_with_cache(fast_decoder(windowed), [prompt], tokens)
     assert written == expected
     assert (logprobs[0] - expected_logprobs).abs().max() < 1e-4
 
 
 def test_in_bf16_it_stays_near_the_model() -> None:
     model = perturbed(WINDOWED, torch.bfloat16)
-    decoder = Decoder.of(model)
+    decoder = fast_decoder(model)
     assert decoder.dtype == torch.bfloat16
     cache, text = decoder.new_cache(1), list(PROMPT)
     logits = decoder.prefill(text, cache, cache.add())
@@ -92,8 +103,8 @@ def test_in_bf16_it_stays_near_the_model() -> None:
         logits = decoder.decode(text[-1:], cache)[0]
 
 
-def test_a_freed_row_is_taken_by_the_last_one_and_then_by_the_next_text(windowed: GPT) -> None:
-    decoder = Decoder.of(windowed)
+def test_a_freed_row_is_taken_by_the_last_one_and_then_by_the_next_text(windowed: LanguageModel) -> None:
+    decoder = fast_decoder(windowed)
     prompts = [PROMPT, [8, 8, 8], [5] * 40]
     (a, b, c), _ = greedy_with_cache(decoder, prompts, 4)
     cache = decoder.new_cache(3)
@@ -106,12 +117,12 @@ def test_a_freed_row_is_taken_by_the_last_one_and_then_by_the_next_text(windowed
     assert decoder.decode([c[2], b[2], a[0]], cache).argmax(1).tolist() == [c[3], b[3], a[1]]
 
 
-def test_windowed_layers_keep_their_window_and_no_more(windowed: GPT) -> None:
-    cache = Decoder.of(windowed).new_cache(2)
+def test_windowed_layers_keep_their_window_and_no_more(windowed: LanguageModel) -> None:
+    cache = fast_decoder(windowed).new_cache(2)
     assert [layer.size(3) for layer in cache.layers] == [8, 31, 256]
 
 
-@pytest.mark.parametrize("shape", [WINDOWED, FULL], ids=["windowed", "full"])
+@pytest.mark.parametrize("shape", [WINDOWED, FULL, CLASSIC], ids=["windowed", "full", "classic"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_a_decoder_of_another_function_is_noticed_and_rounding_is_not(
     shape: ModelShape, dtype: torch.dtype
@@ -119,15 +130,15 @@ def test_a_decoder_of_another_function_is_noticed_and_rounding_is_not(
     """Samples of a sound bf16 run were refused as another function's: its logits, 1.5 in size, lay 0.09 apart at most."""
     model, other = perturbed(shape, dtype).train(), perturbed(shape, dtype)
     with torch.no_grad():
-        other.smear_lambda.add_(2)
-    decoder = Decoder.of(model)
+        (other.smear_lambda if isinstance(other, GPT) else other.get_parameter("wpe.weight")[:, ::2]).add_(2)
+    decoder = fast_decoder(model)
     assert decoder.agrees_with(model)
     assert model.training
     assert not decoder.agrees_with(other)
 
 
 def test_recordings_are_few_and_hold_what_they_serve() -> None:
-    cache = Decoder.of(perturbed(FULL)).new_cache(12)
+    cache = fast_decoder(perturbed(FULL)).new_cache(12)
     sizes = {(n, extent): recording_size(n, extent, cache) for n in range(1, 13) for extent in (1, 200, 256)}
     assert all(rows >= n and size >= extent for (n, extent), (rows, size) in sizes.items())
     assert {rows for rows, _ in sizes.values()} == {1, 2, 4, 8, 12}
@@ -137,7 +148,7 @@ def test_recordings_are_few_and_hold_what_they_serve() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_recorded_step_is_the_step() -> None:
-    decoder = Decoder.of(perturbed(WINDOWED).to("cuda"))
+    decoder = fast_decoder(perturbed(WINDOWED).to("cuda"))
     prompts = [PROMPT, [8, 8, 8], [5] * 40]
     expected, _ = greedy_with_cache(decoder, prompts, 200)
     cache = decoder.new_cache(4)

@@ -17,6 +17,7 @@ from trainer_daemon.engine.inference.decoder import Decoder, logits_of_model
 from trainer_daemon.engine.inference.session import load_session
 from trainer_daemon.engine.inference.uncached import UncachedDecoder, decoder_for
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 
 
 def text_of(decoder: Decoder | UncachedDecoder, tokenizer: Tokenizer, request: Generation) -> str:
@@ -56,7 +57,7 @@ def test_a_changed_model_writes_its_own_text_in_training_and_from_its_checkpoint
 
 
 def test_the_model_itself_writes_what_the_decoder_writes_text_beside_text(
-    windowed: GPT, letters: Tokenizer
+    windowed: LanguageModel, letters: Tokenizer
 ) -> None:
     requests = [
         Generation(prompt="One", max_tokens=9, temperature=0.7, top_k=40, seed=3),
@@ -78,6 +79,7 @@ def test_a_window_that_only_the_model_has_is_noticed(dtype: torch.dtype) -> None
     """The text that both are compared on was 8 tokens long: shorter than any window."""
     model = perturbed(WINDOWED, dtype)
     assert isinstance(decoder_for(model), Decoder)
+    assert isinstance(model, GPT)
     (shortest, *_), attention = WINDOWED.windows, model.blocks[0].attn
     attention.window = shortest // 2
     assert isinstance(decoder_for(model), UncachedDecoder)

@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer_daemon.contract.scaling import TrainingPlan, training_plan
+from trainer_daemon.contract.scaling import LearningRates, TrainingPlan, training_plan
 from trainer_daemon.contract.spec import build_spec
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
@@ -17,6 +17,11 @@ def small_plan() -> TrainingPlan:
         }
     )
     return training_plan(spec, vocab_size=90, world_size=1)
+
+
+def rates_of(plan: TrainingPlan) -> LearningRates:
+    assert isinstance(plan.learning_rates, LearningRates)
+    return plan.learning_rates
 
 
 def new_model(plan: TrainingPlan, compute_dtype: torch.dtype = torch.float32) -> GPT:

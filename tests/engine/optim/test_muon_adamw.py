@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.engine.optim.small import new_model, set_gradients, small_plan, take_steps
+from tests.engine.optim.small import new_model, rates_of, set_gradients, small_plan, take_steps
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.spec import OptimSpec
 from trainer_daemon.engine.optim.muon import MuonStack
@@ -89,7 +89,7 @@ def test_every_matrix_of_the_blocks_is_updated_by_muon_at_the_plan_s_rate() -> N
             expected[name] = plain_muon(
                 *expected[name],
                 parameter.grad.double(),
-                0.5 * plan.learning_rates.matrix,
+                0.5 * rates_of(plan).matrix,
                 0.9,
                 0.25 * plan.weight_decay,
             )
@@ -100,7 +100,7 @@ def test_adamw_updates_every_other_parameter_with_its_own_rule() -> None:
     plan = small_plan()
     model = new_model(plan)
     optimizer = build_optimizer(model, plan)
-    rates = plan.learning_rates
+    rates = rates_of(plan)
     rules = {
         "lm_head.weight": (rates.unembedding, 0.8, 0.96, 0.01),
         "wte.weight": (rates.embedding, 0.8, 0.995, 0.001),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainer_daemon.engine.data.batches import as_tensors
 from trainer_daemon.engine.data.rows import Rows
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def evaluated_rows(rows: Rows, *, max_tokens: int, batch_rows: int, world_size: 
 
 
 @torch.no_grad()
-def token_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+def token_losses(model: LanguageModel, inputs: Tensor, targets: Tensor) -> Tensor:
     """(B, T), (B, T) -> (B·T,) nats of each target, without gradients."""
     return model(inputs, targets, loss_reduction="none")
 

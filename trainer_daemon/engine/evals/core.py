@@ -24,7 +24,7 @@ from trainer_daemon.contract.events import CoreScored
 from trainer_daemon.contract.places import resolve_path
 from trainer_daemon.contract.spec import EvalSpec
 from trainer_daemon.engine.data.tokenizer import Tokenizer
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.ranks import Ranks
 
 SHUFFLE_SEED = 1337
@@ -64,7 +64,7 @@ def open_core(settings: EvalSpec, home: Path) -> dict[CoreTask, list[Example]]:
     return tasks
 
 
-def span_logits(model: GPT, ids: Tensor, spans: Sequence[range]) -> list[Tensor]:
+def span_logits(model: LanguageModel, ids: Tensor, spans: Sequence[range]) -> list[Tensor]:
     """(B, T), one range of positions a text -> for each text (S, V): the logits that predict the tokens there."""
     hidden = model.hidden_states(ids)  # (B, T, C)
     return [
@@ -187,7 +187,7 @@ def count_right(
 
 
 def right_answers(
-    model: GPT, tokenizer: Tokenizer, ranks: Ranks, task: CoreTask, examples: Sequence[Example]
+    model: LanguageModel, tokenizer: Tokenizer, ranks: Ranks, task: CoreTask, examples: Sequence[Example]
 ) -> int:
     """`count_right` of a model that is in evaluation mode, on the rank's own device."""
     return count_right(

@@ -22,7 +22,7 @@ from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.evals.bpb import bits_per_byte, held_out_sums, token_losses
 from trainer_daemon.engine.evals.core import in_one_figure, open_core, right_answers
 from trainer_daemon.engine.inference.session import load_model, read_model
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.models.loss import use_fused_kernel
 from trainer_daemon.engine.native import NativeError
 from trainer_daemon.engine.precision import COMPUTE_DTYPES, choose_precision
@@ -33,7 +33,7 @@ from trainer_daemon.engine.ranks import Ranks
 class Examinee:
     """A checkpoint's model, ready to be asked, and what its run was to be measured by."""
 
-    model: GPT
+    model: LanguageModel
     tokenizer: Tokenizer
     step: int
     spec: RunSpec

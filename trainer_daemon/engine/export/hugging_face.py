@@ -1,8 +1,7 @@
 """A checkpoint in Hugging Face's layout: safetensors, config.json, tokenizer.json, and the code of the architecture.
 
-No family of transformers computes what this model computes (its NanoChat is an older, smaller function), so the folder
-carries `modeling_llmctl.py`, which transformers runs only for those who say `trust_remote_code=True`. The tokenizer needs
-no code: it is byte-level BPE with its own split pattern, spelled out as the `tokenizers` library reads it. A model that was
+No architecture of transformers computes what a model of ours computes, whichever its family, so the folder carries the code
+of the family, which transformers runs only for those who say `trust_remote_code=True`. The tokenizer needs no code: it is byte-level BPE with its own split pattern, spelled out as the `tokenizers` library reads it. A model that was
 trained on conversations brings its template, so `apply_chat_template` gives the ids that our own `chat` gives.
 """
 
@@ -10,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -18,20 +18,50 @@ import torch
 from safetensors.torch import save_file
 
 from trainer_daemon.contract.errors import RefusedError
-from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS
+from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
+from trainer_daemon.contract.spec import Family
 from trainer_daemon.contract.vocabulary import ASSISTANT_END
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.conversation import ends_of_answer
 from trainer_daemon.engine.inference.session import StoredModel
+from trainer_daemon.engine.models.classic import NORM_EPS
 from trainer_daemon.engine.models.gpt import LOGIT_CAP, QK_GAIN, ROTARY_BASE, VALUE_GATE_MAX
 
 Layout = Literal["hf", "safetensors"]
-MODELING = "modeling_llmctl.py"
 CHAT_TEMPLATE = "chat_template.jinja"
-NOT_IN_TRANSFORMERS = (
-    "transformers has no architecture that computes this model: its NanoChat lacks value embeddings, the smear, sliding "
-    "windows, the gain of queries and keys, residual scalars and backout"
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What a family is to transformers."""
+
+    model_type: str
+    modeling: str
+    """The file beside this one that is its code."""
+    config_class: str
+    model_class: str
+    why: str
+    """Why it is none of transformers' own."""
+
+
+ARCHITECTURES: dict[Family, Architecture] = {
+    "nanochat": Architecture(
+        "llmctl",
+        "modeling_llmctl.py",
+        "LlmctlConfig",
+        "LlmctlForCausalLM",
+        "transformers has no architecture that computes this model: its NanoChat lacks value embeddings, the smear, sliding "
+        "windows, the gain of queries and keys, residual scalars and backout",
+    ),
+    "classic": Architecture(
+        "llmctl_classic",
+        "modeling_llmctl_classic.py",
+        "LlmctlClassicConfig",
+        "LlmctlClassicForCausalLM",
+        "transformers has no architecture that computes this model: its OPT and GPT-2 come closest, and their heads have no "
+        "bias",
+    ),
+}
 
 
 def export(model: StoredModel, folder: Path, layout: Layout, dtype: torch.dtype) -> list[Path]:
@@ -52,7 +82,8 @@ def export(model: StoredModel, folder: Path, layout: Layout, dtype: torch.dtype)
         if layout == "hf":
             _write(draft / "tokenizer_config.json", tokenizer_config(model))
             _write(draft / "generation_config.json", generation_config(model))
-            for name in (MODELING, CHAT_TEMPLATE) if model.is_chat else (MODELING,):
+            modeling = ARCHITECTURES[model.shape.family].modeling
+            for name in (modeling, CHAT_TEMPLATE) if model.is_chat else (modeling,):
                 content = files("trainer_daemon.engine.export").joinpath(name).read_bytes()
                 (draft / name).write_bytes(content)
         draft.chmod(0o777 & ~_umask())
@@ -75,14 +106,15 @@ def _umask() -> int:
 
 def config(model: StoredModel, dtype: torch.dtype, *, with_code: bool) -> dict[str, Any]:
     """config.json: the shape and every constant of the function."""
-    shape = model.shape
+    shape, architecture = model.shape, ARCHITECTURES[model.shape.family]
+    module = architecture.modeling.removesuffix(".py")
     code = {
-        "AutoConfig": "modeling_llmctl.LlmctlConfig",
-        "AutoModelForCausalLM": "modeling_llmctl.LlmctlForCausalLM",
+        "AutoConfig": f"{module}.{architecture.config_class}",
+        "AutoModelForCausalLM": f"{module}.{architecture.model_class}",
     }
     return {
-        "architectures": ["LlmctlForCausalLM"],
-        "model_type": "llmctl",
+        "architectures": [architecture.model_class],
+        "model_type": architecture.model_type,
         **({"auto_map": code} if with_code else {}),
         "dtype": str(dtype).removeprefix("torch."),
         "vocab_size": shape.vocab_size,
@@ -90,9 +122,19 @@ def config(model: StoredModel, dtype: torch.dtype, *, with_code: bool) -> dict[s
         "num_hidden_layers": shape.n_layer,
         "hidden_size": shape.n_embd,
         "num_attention_heads": shape.n_head,
+        "max_position_embeddings": shape.sequence_len,
+        **(_nanochat_constants(shape) if shape.family == "nanochat" else {"norm_eps": NORM_EPS}),
+        "bos_token_id": model.tokenizer.bos_id,
+        "eos_token_id": ends(model),
+        "tie_word_embeddings": False,
+        "use_cache": False,
+    }
+
+
+def _nanochat_constants(shape: ModelShape) -> dict[str, Any]:
+    return {
         "num_key_value_heads": shape.n_kv_head,
         "head_dim": shape.head_dim,
-        "max_position_embeddings": shape.sequence_len,
         "windows": list(shape.windows),
         "value_embedding_layers": [i for i in range(shape.n_layer) if shape.has_value_embedding(i)],
         "rope_theta": ROTARY_BASE,
@@ -102,10 +144,6 @@ def config(model: StoredModel, dtype: torch.dtype, *, with_code: bool) -> dict[s
         "smear_gate_channels": SMEAR_GATE_CHANNELS,
         "final_logit_softcapping": LOGIT_CAP,
         "norm_eps": torch.finfo(torch.float32).eps,
-        "bos_token_id": model.tokenizer.bos_id,
-        "eos_token_id": ends(model),
-        "tie_word_embeddings": False,
-        "use_cache": False,
     }
 
 

@@ -10,7 +10,7 @@ N texts   B batch   T tokens   C width   H heads   K key/value heads   G = H/K  
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,15 @@ from torch import Tensor
 from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
 from trainer_daemon.engine.inference.kv_cache import KVCache
 from trainer_daemon.engine.models.fused import rotary_tables
-from trainer_daemon.engine.models.gpt import GPT, LOGIT_CAP, QK_GAIN, ROTARY_BASE, VALUE_GATE_MAX
+from trainer_daemon.engine.models.gpt import LOGIT_CAP, QK_GAIN, ROTARY_BASE, VALUE_GATE_MAX
+from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.models.loss import softcap
 from trainer_daemon.engine.models.plain_attention import attend
 
 Product = Callable[[Tensor], Tensor]
 """`(..., in) -> (..., out)`"""
+LayerAttention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""layer, (B, T, H, D), (B, T, K, D), (B, T, K, D) -> (B, T, H, D): with what the layer remembers of these texts."""
 
 PACKED_FROM = 1 << 19
 """Elements of an fp32 matrix from which oneDNN's layout is faster than MKL for one row; in bf16 it always is."""
@@ -36,7 +39,6 @@ this. Other kernels and orders of adding make 2 to 4 roundings of it (bf16: 0.01
 
 @dataclass(frozen=True)
 class _Layer:
-    window: int
     qkv: Product
     """`(..., C) -> (..., (H+2K)·D)`"""
     attn_out: Product
@@ -51,7 +53,10 @@ class _Layer:
 
 
 class Decoder:
-    """One model's weights, ready to write. Holds no text: that is the cache's."""
+    """One model's weights, ready to write. Holds no text: that is the cache's.
+
+    Another family overrides `_load`, `_embed`, `_trunk` and `_logits`; how texts are kept is the same for all.
+    """
 
     def __init__(
         self,
@@ -61,48 +66,52 @@ class Decoder:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`tensors`: a state dict of GPT; they are copied. Raises KeyError for one that is missing."""
+        """`tensors`: a state dict of the family's model, not to be changed while this writes. Raises KeyError for one that is
+        missing."""
         self.shape, self.dtype, self.device = shape, dtype, torch.device(device)
         with torch.inference_mode():
-            t = {name: tensor.detach().to(self.device) for name, tensor in tensors.items()}
+            self._load({name: tensor.detach().to(self.device) for name, tensor in tensors.items()})
 
-            def product(*names: str) -> Product:
-                return packed(torch.cat([t[name] for name in names]).to(dtype))
+    def _load(self, t: Mapping[str, Tensor]) -> None:
+        """Cast and pack what a step reads."""
 
-            self._embedding = t["wte.weight"].to(dtype)  # (Vp, C)
-            self._head = product("lm_head.weight")
-            self._smear_gate = t["smear_gate.weight"].to(dtype)  # (1, 24)
-            self._smear_lambda, self._backout_lambda = (
-                float(t[name]) for name in ("smear_lambda", "backout_lambda")
-            )
-            resid, x0 = t["resid_lambdas"].tolist(), t["x0_lambdas"].tolist()
-            self._layers = []
-            for i, window in enumerate(shape.windows):
-                a, m, has_value = f"blocks.{i}.attn.", f"blocks.{i}.mlp.", shape.has_value_embedding(i)
-                self._layers.append(
-                    _Layer(
-                        window=window,
-                        qkv=product(f"{a}c_q.weight", f"{a}c_k.weight", f"{a}c_v.weight"),
-                        attn_out=product(f"{a}c_proj.weight"),
-                        fc=product(f"{m}c_fc.weight"),
-                        mlp_out=product(f"{m}c_proj.weight"),
-                        value_table=t[f"value_embeds.{i}.weight"].to(dtype) if has_value else None,
-                        value_gate=t[f"{a}ve_gate.weight"].to(dtype) if has_value else None,
-                        resid=resid[i],
-                        x0=x0[i],
-                    )
+        def product(*names: str) -> Product:
+            return packed(torch.cat([t[name] for name in names]).to(self.dtype))
+
+        self._embedding = t["wte.weight"].to(self.dtype)  # (Vp, C)
+        self._head = product("lm_head.weight")
+        self._smear_gate = t["smear_gate.weight"].to(self.dtype)  # (1, 24)
+        self._smear_lambda, self._backout_lambda = (
+            float(t[name]) for name in ("smear_lambda", "backout_lambda")
+        )
+        resid, x0 = t["resid_lambdas"].tolist(), t["x0_lambdas"].tolist()
+        self._layers = []
+        for i in range(self.shape.n_layer):
+            a, m, has_value = f"blocks.{i}.attn.", f"blocks.{i}.mlp.", self.shape.has_value_embedding(i)
+            self._layers.append(
+                _Layer(
+                    qkv=product(f"{a}c_q.weight", f"{a}c_k.weight", f"{a}c_v.weight"),
+                    attn_out=product(f"{a}c_proj.weight"),
+                    fc=product(f"{m}c_fc.weight"),
+                    mlp_out=product(f"{m}c_proj.weight"),
+                    value_table=t[f"value_embeds.{i}.weight"].to(self.dtype) if has_value else None,
+                    value_gate=t[f"{a}ve_gate.weight"].to(self.dtype) if has_value else None,
+                    resid=resid[i],
+                    x0=x0[i],
                 )
-            self._cos, self._sin = (
-                table.to(self.device)
-                for table in rotary_tables(shape.sequence_len, shape.head_dim, ROTARY_BASE, dtype)
-            )  # (T, 1, D)
+            )
+        self._cos, self._sin = (
+            table.to(self.device)
+            for table in rotary_tables(self.shape.sequence_len, self.shape.head_dim, ROTARY_BASE, self.dtype)
+        )  # (T, 1, D)
 
     @classmethod
-    def of(cls, model: GPT) -> "Decoder":
+    def of(cls, model: LanguageModel) -> Self:
         """A decoder with a model's present weights, in its compute dtype, on its device."""
-        return cls(model.shape, model.state_dict(), dtype=model.compute_dtype, device=model.wte.weight.device)
+        device = next(model.parameters()).device
+        return cls(model.shape, model.state_dict(), dtype=model.compute_dtype, device=device)
 
-    def agrees_with(self, model: GPT) -> bool:
+    def agrees_with(self, model: LanguageModel) -> bool:
         """Whether both compute the same function, up to rounding: compared on one text, without the model's fp8.
 
         The text overruns the shortest window, so that a window that only one of the two has is noticed.
@@ -131,15 +140,16 @@ class Decoder:
         assert cache.lengths[row] == 0, "a text is read whole, into an empty row"
         assert 0 < T <= self.shape.sequence_len, f"{T} tokens for a context of {self.shape.sequence_len}"
         idx = torch.tensor([ids], device=self.device)  # (1, T)
-        embedding = self._embed(idx)  # (1, T, C)
+        position = torch.arange(T, device=self.device)
+        embedding = self._embed(idx, position)  # (1, T, C)
         before = F.pad(embedding[:, :-1], (0, 0, 1, 0))  # the first token has none before it
         cache.last_embedding[row] = embedding[0, -1]
 
         def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.fill(row, layer, k, v)
-            return attend(q, k, v, self._layers[layer].window)
+            return attend(q, k, v, self.shape.windows[layer])
 
-        hidden = self._trunk(idx, embedding, before, (self._cos[:T], self._sin[:T]), attention)
+        hidden = self._trunk(idx, embedding, before, position, attention)
         cache.lengths[row] = T
         return self._logits(hidden[0, -1:])[0].cpu()
 
@@ -166,10 +176,9 @@ class Decoder:
         No text may be longer than `extent` afterwards; unless `is_ragged`, all are exactly so long.
         """
         N, K, H, D = idx.size(0), self.shape.n_kv_head, self.shape.n_head, self.shape.head_dim
-        embedding = self._embed(idx)[:, None]  # (N, 1, C)
+        embedding = self._embed(idx, position)[:, None]  # (N, 1, C)
         before = cache.last_embedding[:N, None].clone()  # (N, 1, C)
         cache.last_embedding[:N] = embedding[:, 0]
-        rotation = self._cos[position][:, None], self._sin[position][:, None]  # (N, 1, 1, D)
         row = torch.arange(N, device=self.device)
         places: dict[int, tuple[Tensor, Tensor | None]] = {}
         """Slots of a layer -> (slot of this token (N,), slots that are seen (N, 1, 1, seen))."""
@@ -188,19 +197,21 @@ class Decoder:
             grouped = q.view(N, K, H // K, D)
             return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).view(N, 1, H, D)
 
-        return self._logits(self._trunk(idx[:, None], embedding, before, rotation, attention)[:, 0])
+        return self._logits(self._trunk(idx[:, None], embedding, before, position[:, None], attention)[:, 0])
 
     def _trunk(
         self,
         idx: Tensor,
         embedding: Tensor,
         before: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        attention: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+        position: Tensor,
+        attention: LayerAttention,
     ) -> Tensor:
-        """(B, T), (B, T, C), (B, T, C) -> (B, T, C); `before` holds the embedding of the token before each."""
+        """(B, T), (B, T, C), (B, T, C), (T,) or (B, 1) -> (B, T, C); `before` holds the embedding of the token before
+        each."""
         B, T, C = embedding.shape
         H, K, D = self.shape.n_head, self.shape.n_kv_head, self.shape.head_dim
+        rotation = self._cos[position], self._sin[position]  # (T, 1, D) or (B, 1, 1, D)
         gate = torch.sigmoid(F.linear(embedding[..., :SMEAR_GATE_CHANNELS], self._smear_gate))  # (B, T, 1)
         x = x0 = torch.addcmul(embedding, gate, before, value=self._smear_lambda)
         backout = x
@@ -221,7 +232,8 @@ class Decoder:
                 backout = x
         return _norm(torch.sub(x, backout, alpha=self._backout_lambda))
 
-    def _embed(self, idx: Tensor) -> Tensor:
+    def _embed(self, idx: Tensor, _position: Tensor) -> Tensor:
+        """(..., T), (T,) -> (..., T, C)"""
         return _norm(F.embedding(idx, self._embedding))
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -230,7 +242,7 @@ class Decoder:
 
 
 @torch.no_grad()
-def logits_of_model(model: GPT, ids: Sequence[int]) -> Tensor:
+def logits_of_model(model: LanguageModel, ids: Sequence[int]) -> Tensor:
     """(T,) -> (V,) fp32 logits on the CPU, for the token after the text, by the model itself as it evaluates."""
     was_training = model.training
     model.eval()  # in training its products may be made in fp8, which a single text does not fit
@@ -255,8 +267,9 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin)
 
 
-def packed(weight: Tensor) -> Product:
-    """The product with a matrix (out, in), in oneDNN's own layout where that is faster and this build of torch has it."""
+def packed(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """The product with a matrix (out, in), plus a bias (out,), in oneDNN's own layout where that is faster and this build of
+    torch has it."""
     if weight.is_cpu and (weight.dtype == torch.bfloat16 or weight.numel() >= PACKED_FROM):
         # inductor's own operators: not promised by torch, hence the way around them
         mkldnn: Any = torch.ops.mkldnn
@@ -266,5 +279,5 @@ def packed(weight: Tensor) -> Product:
         except (AttributeError, RuntimeError):
             pass
         else:
-            return lambda x: mkldnn._linear_pointwise(x, blocks, None, "none", [], "")  # noqa: SLF001
-    return lambda x: F.linear(x, weight)
+            return lambda x: mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")  # noqa: SLF001
+    return lambda x: F.linear(x, weight, bias)

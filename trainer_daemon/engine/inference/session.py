@@ -15,7 +15,8 @@ from trainer_daemon.engine.checkpoint.store import read_manifest, verify_checkpo
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.decoder import Decoder
 from trainer_daemon.engine.inference.uncached import UncachedDecoder, decoder_for
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.families import new_model
+from trainer_daemon.engine.models.language_model import LanguageModel
 
 READ = {"model.safetensors", "spec.json", "tokenizer.json"}
 """Of a checkpoint's files; the optimizer's, twice as large, are not even hashed."""
@@ -28,7 +29,7 @@ class StoredModel:
     shape: ModelShape
     tokenizer: Tokenizer
     tensors: dict[str, Tensor]
-    """A state dict of GPT."""
+    """A state dict of the family's model."""
     step: int
     is_chat: bool
     """Trained on conversations, by what its spec says."""
@@ -91,9 +92,9 @@ def load_model(
     device: torch.device | str,
     dtype: torch.dtype,
     document_start: int | None = None,
-) -> GPT:
-    """The model itself; `document_start` as GPT takes it. Raises RunFailedError when its tensors are another model's."""
-    model = GPT(stored.shape, compute_dtype=dtype, device=device, document_start=document_start)
+) -> LanguageModel:
+    """The model itself; `document_start` as `new_model` takes it. Raises RunFailedError when its tensors are another model's."""
+    model = new_model(stored.shape, compute_dtype=dtype, device=device, document_start=document_start)
     try:
         # assigned, not copied: the model takes no memory of its own, and is gone where the fast decoder writes
         model.load_state_dict({name: t.to(device) for name, t in stored.tensors.items()}, assign=True)

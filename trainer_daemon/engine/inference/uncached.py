@@ -1,4 +1,4 @@
-"""Writing with the model of `models/gpt.py` itself, which reads the whole text again for every token.
+"""Writing with the model itself, which reads the whole text again for every token.
 
 So a model that was changed writes what it computes before `decoder.py` was changed with it: slowly, but rightly.
 """
@@ -8,13 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer_daemon.contract.spec import Family
+from trainer_daemon.engine.inference.classic_decoder import ClassicDecoder
 from trainer_daemon.engine.inference.decoder import Decoder, logits_of_model
-from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 
-DECODER_IS_BEHIND = (
-    "inference/decoder.py does not compute what models/gpt.py computes, so the model itself writes and reads its whole "
-    "text again for every token: right, but slower the longer a text gets; change decoder.py as well"
-)
+DECODERS: dict[Family, tuple[type[Decoder], str, str]] = {
+    "nanochat": (Decoder, "decoder.py", "gpt.py"),
+    "classic": (ClassicDecoder, "classic_decoder.py", "classic.py"),
+}
+"""Of each family: the fast decoder, its file, and the file of the model that it follows."""
 
 
 class Texts:
@@ -47,8 +50,14 @@ class Texts:
 class UncachedDecoder:
     """Writes as `Decoder` does, with the model's own forward pass."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.shape = model.shape
+        _, decoder, file = DECODERS[model.shape.family]
+        self.why = (
+            f"inference/{decoder} does not compute what models/{file} computes, so the model itself writes and reads its whole "
+            f"text again for every token: right, but slower the longer a text gets; change {decoder} as well"
+        )
+        """What made it necessary, for the reader."""
         self._model = model
 
     def new_cache(self, rows: int) -> Texts:
@@ -67,10 +76,10 @@ class UncachedDecoder:
         return torch.stack([logits_of_model(self._model, text) for text in cache.ids])
 
 
-def decoder_for(model: GPT) -> Decoder | UncachedDecoder:
+def decoder_for(model: LanguageModel) -> Decoder | UncachedDecoder:
     """The fast decoder with a model's present weights, or the model itself where that one computes another function."""
     try:
-        decoder = Decoder.of(model)
+        decoder = DECODERS[model.shape.family][0].of(model)
         if decoder.agrees_with(model):
             return decoder
     except torch.OutOfMemoryError:

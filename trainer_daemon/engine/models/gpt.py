@@ -1,4 +1,4 @@
-"""The model, whole: change it here.
+"""The model of family nanochat, whole: change it here.
 
 A decoder-only transformer without biases or learned norms: rotary positions, QK-norm, relu², a sliding window on most
 layers, value embeddings on every second one, a smear of each token into the next, and scalars that mix the embedding
@@ -22,6 +22,8 @@ from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHAN
 from trainer_daemon.engine.models.attention import Attend, borders_of, build_attention
 from trainer_daemon.engine.models.fp8 import fits_fp8, product
 from trainer_daemon.engine.models.fused import rms_norm, rotary_tables, rotate
+from trainer_daemon.engine.models.language_model import LanguageModel
+from trainer_daemon.engine.models.linear import Linear, train_in_fp8
 from trainer_daemon.engine.models.loss import Reduction, softcap, softcapped_cross_entropy
 from trainer_daemon.engine.models.recompute import run_block
 
@@ -32,22 +34,6 @@ ROTARY_SPAN = 10
 QK_GAIN = 1.2
 """Sharpens attention after QK-norm."""
 VALUE_GATE_MAX = 3.0
-
-
-class Linear(nn.Linear):
-    """`(..., in) -> (..., out)` without bias, uninitialised; its fp32 weight is cast to the input's dtype at each use."""
-
-    fp8: Fp8Recipe | None = None
-    """How its operands are scaled to fp8 while the model trains; None: they are not. Evaluation never uses it."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
-
-    def reset_parameters(self) -> None:
-        """Nothing: `GPT.init_weights` initialises all parameters together."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return product(x, self.weight, self.fp8 if self.training else None)
 
 
 class Attention(nn.Module):
@@ -117,7 +103,7 @@ class Block(nn.Module):
         return x + self.mlp(rms_norm(x))
 
 
-class GPT(nn.Module):
+class GPT(LanguageModel):
     """Uninitialised after construction: call `init_weights`, or load a state dict."""
 
     cos: Tensor
@@ -201,12 +187,11 @@ class GPT(nn.Module):
 
         Returns the names of these modules. The head is not among them: its loss is taken in chunks of its own.
         """
-        converted = []
-        for name, module in self.named_modules():
-            if name.startswith("blocks.") and isinstance(module, Linear) and fits_fp8(module.weight.shape):
-                module.fp8 = recipe
-                converted.append(name)
-        return converted
+        return [
+            f"blocks.{i}.{name}"
+            for i, block in enumerate(self.blocks)
+            for name in train_in_fp8(block, recipe)
+        ]
 
     def forward(
         self,

@@ -1,9 +1,10 @@
-"""Softcapped cross-entropy from the hidden states, without ever holding the logits of a whole batch.
+"""Cross-entropy from the hidden states, softcapped or plain, without ever holding the logits of a whole batch.
 
 At a vocabulary of 32768 the fp32 logits of 32 x 2048 tokens are 8.6 GB a copy, and on a CPU they cost more time than
 the rest of a small model. So rows are taken a chunk at a time, and each chunk's gradients are computed in the forward
 pass, while its logits are still in cache; backward only scales them. What is done to a chunk between its products is
-`plain_chunk_loss_`; on a CPU `use_fused_kernel` puts the same in one compiled visit (cross_entropy.cpp) in its place.
+`plain_chunk_loss_`; on a CPU `use_fused_kernel` puts the same in one compiled visit (cross_entropy.cpp) in its place. Without
+a cap it is `uncapped_chunk_loss_`.
 N rows, C width, V vocabulary.
 """
 
@@ -45,15 +46,36 @@ def softcapped_cross_entropy(
 
     The mean is over targets that count; a batch without any gives 0. "none" with gradients holds all logits at once.
     """
+    return _cross_entropy(hidden, weight, None, targets, cap, reduction)
+
+
+def head_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, reduction: Reduction = "mean"
+) -> Tensor:
+    """(N, C), (V, C), (V,), (N,) -> scalar, or (N,) for "none": nats of targets under softmax(hidden @ weight.T + bias).
+
+    Mean and "none" as `softcapped_cross_entropy` has them.
+    """
+    return _cross_entropy(hidden, weight, bias, targets, None, reduction)
+
+
+def _cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    cap: float | None,
+    reduction: Reduction,
+) -> Tensor:
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         if reduction == "none":
-            return _row_losses(hidden, weight, targets, cap)
-        loss_sum = ChunkedCrossEntropy.apply(hidden, weight, targets, cap)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            return _row_losses(hidden, weight, bias, targets, cap)
+        loss_sum = ChunkedCrossEntropy.apply(hidden, weight, bias, targets, cap)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     else:
         rows, w = chunk_rows(hidden.device), weight.to(hidden.dtype)
         losses = torch.cat(
             [
-                _row_losses(h, w, t, cap)
+                _row_losses(h, w, bias, t, cap)
                 for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
             ]
         )
@@ -68,42 +90,73 @@ def chunk_rows(device: torch.device) -> int:
     return 512 if device.type == "cpu" else 8192
 
 
-def _row_losses(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
-    logits = F.linear(hidden, weight.to(hidden.dtype))  # (N, V)
-    if not logits.requires_grad and _is_fused(logits):
+def _row_losses(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, cap: float | None
+) -> Tensor:
+    b = None if bias is None else bias.to(hidden.dtype)
+    logits = F.linear(hidden, weight.to(hidden.dtype), b)  # (N, V)
+    if not logits.requires_grad and cap is not None and _is_fused(logits):
         return _chunk_loss_(logits)(logits, targets, cap)
-    return F.cross_entropy(softcap(logits, cap), targets, ignore_index=IGNORE_INDEX, reduction="none")
+    precise = logits.float() if cap is None else softcap(logits, cap)
+    return F.cross_entropy(precise, targets, ignore_index=IGNORE_INDEX, reduction="none")
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of the losses."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, cap: float | None
+    ) -> Tensor:
         w = weight.to(hidden.dtype)  # (V, C)
+        b = None if bias is None else bias.to(hidden.dtype)  # (V,)
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight)
+        bias_grad = None if bias is None else torch.zeros_like(bias)
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         rows = chunk_rows(hidden.device)
         for h, t, h_grad in zip(
             torch.split(hidden, rows), torch.split(targets, rows), torch.split(hidden_grad, rows), strict=True
         ):
-            logits = torch.mm(h, w.T)  # (rows, V)
-            total += _chunk_loss_(logits)(logits, t, cap).sum()
+            logits = torch.mm(h, w.T) if b is None else torch.addmm(b, h, w.T)  # (rows, V)
+            if cap is None:
+                total += uncapped_chunk_loss_(logits, t).sum()
+            else:
+                total += _chunk_loss_(logits)(logits, t, cap).sum()
             logits_grad = logits
             torch.mm(logits_grad, w, out=h_grad)
+            if bias_grad is not None:
+                bias_grad += logits_grad.sum(0, dtype=bias_grad.dtype)
             if weight_grad.dtype == hidden.dtype:
                 weight_grad.addmm_(logits_grad.T, h)
             else:  # chunks are summed in the master weight's dtype
                 weight_grad += logits_grad.T @ h
-        ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         (scale,) = grad_outputs
-        hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * scale.to(hidden_grad.dtype), weight_grad * scale, None, None
+        hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
+        return (
+            hidden_grad * scale.to(hidden_grad.dtype),
+            weight_grad * scale,
+            None if bias_grad is None else bias_grad * scale,
+            None,
+            None,
+        )
+
+
+def uncapped_chunk_loss_(logits: Tensor, targets: Tensor) -> Tensor:
+    """(N, V), (N,) -> (N,) losses in fp32; the logits become their own gradients, softmax - onehot."""
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    counts = (targets != IGNORE_INDEX).to(precise)[:, None]  # (N, 1)
+    target = targets.clamp(min=0)[:, None]  # (N, 1)
+    log_p = torch.log_softmax(logits, dim=1, dtype=precise)  # (N, V)
+    log_p_target = log_p.gather(1, target)  # (N, 1)
+    logits.copy_(log_p.exp_().mul_(counts))
+    logits.scatter_(1, target, ((log_p_target.exp() - 1) * counts).to(logits.dtype))
+    return -(log_p_target * counts).squeeze(1)
 
 
 def plain_chunk_loss_(logits: Tensor, targets: Tensor, cap: float) -> Tensor:

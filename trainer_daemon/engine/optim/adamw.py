@@ -1,6 +1,7 @@
-"""AdamW for tables, head and scalars, with a rule for each group of parameters.
+"""AdamW with a rule for each group of parameters: of family nanochat tables, head and scalars, of family classic all of them.
 
-Tables are split over the ranks by rows; scalars are too small to be worth a message, every rank updates them all alike.
+Tensors of two dimensions are split over the ranks by rows; what is smaller is not worth a message, every rank updates it
+all alike.
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.adamw import adamw
 
-from trainer_daemon.contract.scaling import LearningRates
-from trainer_daemon.contract.spec import OptimSpec
+from trainer_daemon.contract.scaling import LearningRates, OneRate
+from trainer_daemon.contract.spec import AdamWSpec, OptimSpec
 from trainer_daemon.engine.models.gpt import GPT
+from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.optim.muon import gradient_of
 from trainer_daemon.engine.optim.sharding import SharedBuffer, Split, SplitState
 from trainer_daemon.engine.ranks import ALONE, Ranks
@@ -31,7 +33,7 @@ class AdamRule:
 
 
 def adam_rules(model: GPT, rates: LearningRates, optim: OptimSpec) -> list[AdamRule]:
-    """Everything outside the blocks, each parameter under one rule."""
+    """Of family nanochat: everything outside the blocks, each parameter under one rule."""
     value_embeds = tuple(f"value_embeds.{layer}.weight" for layer in model.value_embeds)
     smear_and_backout = ("smear_gate.weight", "smear_lambda", "backout_lambda")
     return [
@@ -41,6 +43,23 @@ def adam_rules(model: GPT, rates: LearningRates, optim: OptimSpec) -> list[AdamR
         AdamRule(("resid_lambdas",), rates.resid_lambda, optim.resid_lambda_betas, 0.05, is_split=False),
         AdamRule(("x0_lambdas",), rates.x0_lambda, optim.x0_lambda_betas, 0.0, is_split=False),
         AdamRule(smear_and_backout, rates.smear_backout, optim.smear_backout_betas, 0.0, is_split=False),
+    ]
+
+
+def plain_adam_rules(model: LanguageModel, rates: OneRate, adamw: AdamWSpec) -> list[AdamRule]:
+    """Of any model, all parameters: those of two or more dimensions decay, embeddings among them, the others do not."""
+    by_decay: dict[bool, list[str]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        by_decay[parameter.dim() >= 2].append(name)
+    return [
+        AdamRule(
+            tuple(names),
+            rates.adamw,
+            adamw.betas,
+            adamw.weight_decay if decays else 0.0,
+            is_split=decays,
+        )
+        for decays, names in by_decay.items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""The optimizer: Muon for the matrices inside the blocks, AdamW for tables, head and scalars.
+"""The optimizer: Muon for the matrices inside the blocks, AdamW for the rest, which of family classic is everything.
 
 Gradients come averaged over the ranks, whole, on every rank. State and work are split: a rank updates its rows of every
 table and its matrices of every shape, and while one group's result travels to the others the next is computed. Learning
@@ -7,27 +7,50 @@ a step count.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.scaling import TrainingPlan
-from trainer_daemon.contract.spec import OptimSpec
+from trainer_daemon.contract.scaling import OneRate, TrainingPlan
+from trainer_daemon.contract.spec import AdamWSpec, OptimSpec
 from trainer_daemon.engine.models.gpt import GPT
-from trainer_daemon.engine.optim.adamw import AdamGroup, adam_rules
+from trainer_daemon.engine.models.language_model import LanguageModel
+from trainer_daemon.engine.optim.adamw import AdamGroup, AdamRule, adam_rules, plain_adam_rules
 from trainer_daemon.engine.optim.muon import MuonStack
 from trainer_daemon.engine.optim.sharding import SplitState
 from trainer_daemon.engine.ranks import ALONE, Ranks
 
 
 def build_optimizer(
-    model: GPT, plan: TrainingPlan, optim: OptimSpec | None = None, ranks: Ranks = ALONE
+    model: LanguageModel,
+    plan: TrainingPlan,
+    optim: OptimSpec | AdamWSpec | None = None,
+    ranks: Ranks = ALONE,
 ) -> "MuonAdamW":
-    """The optimizer of this model at the plan's rates, with fresh state: this rank's part of it."""
-    return MuonAdamW(model, plan, optim or OptimSpec(), ranks)
+    """The optimizer of this model at the plan's rates, with fresh state: this rank's part of it.
+
+    `optim`: the section of the model's family; None: as that stands by default.
+    """
+    rates = plan.learning_rates
+    if isinstance(rates, OneRate):
+        adamw = optim or AdamWSpec()
+        assert isinstance(adamw, AdamWSpec), "another family's optimizer"
+        return MuonAdamW(model, plain_adam_rules(model, rates, adamw), adamw.eps, ranks)
+    optim = optim or OptimSpec()
+    assert isinstance(model, GPT), "another family's plan"
+    assert isinstance(optim, OptimSpec), "another family's optimizer"
+    return MuonAdamW(
+        model,
+        adam_rules(model, rates, optim),
+        optim.adam_eps,
+        ranks,
+        matrix_rate=rates.matrix,
+        weight_decay=plan.weight_decay,
+        muon_beta2=optim.muon_beta2,
+    )
 
 
 class MuonAdamW:
@@ -36,20 +59,26 @@ class MuonAdamW:
     Building it moves the parameters into buffers of its own, so it comes before anything that holds on to their storage.
     """
 
-    def __init__(self, model: GPT, plan: TrainingPlan, optim: OptimSpec, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        rules: Sequence[AdamRule],
+        adam_eps: float,
+        ranks: Ranks,
+        *,
+        matrix_rate: float = 0.0,
+        weight_decay: float = 0.0,
+        muon_beta2: float = 0.0,
+    ) -> None:
+        """Muon takes every parameter that no rule names, at `matrix_rate` and `weight_decay`."""
         parameters = dict(model.named_parameters())
         self.steps_taken = 0
         self._ranks = ranks
-        self._matrix_rate = plan.learning_rates.matrix
-        self._weight_decay = plan.weight_decay
+        self._matrix_rate = matrix_rate
+        self._weight_decay = weight_decay
         self._adam = [
-            AdamGroup(
-                rule,
-                [parameters.pop(name) for name in rule.names],
-                eps=optim.adam_eps,
-                ranks=ranks,
-            )
-            for rule in adam_rules(model, plan.learning_rates, optim)
+            AdamGroup(rule, [parameters.pop(name) for name in rule.names], eps=adam_eps, ranks=ranks)
+            for rule in rules
         ]
         by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         for parameter in parameters.values():
@@ -57,7 +86,7 @@ class MuonAdamW:
         stacks = [
             MuonStack(
                 matrices,
-                beta2=optim.muon_beta2,
+                beta2=muon_beta2,
                 working_dtype=torch.bfloat16 if model.compute_dtype == torch.bfloat16 else torch.float32,
                 ranks=ranks,
             )

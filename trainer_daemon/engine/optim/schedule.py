@@ -9,14 +9,16 @@ from trainer_daemon.contract.spec import OptimSpec, ScheduleSpec
 
 
 def learning_rate_scale(step: int, total_steps: int, schedule: ScheduleSpec) -> float:
-    """Multiplier of every learning rate: linear warm-up to 1, constant, linear warm-down to `final_lr_frac`, all of it
-    times `learning_rate_factor`.
+    """Multiplier of every learning rate: linear warm-up to 1, constant, warm-down to `final_lr_frac` along a line or half a
+    cosine, all of it times `learning_rate_factor`.
 
     A run shorter than its warm-up never leaves it.
     """
     if step < schedule.warmup_steps:
         return schedule.learning_rate_factor * (step + 1) / schedule.warmup_steps
     remaining = _warmdown_remaining(step, total_steps, schedule)
+    if schedule.warmdown == "cosine":
+        remaining = 0.5 * (1 - cos(pi * remaining))
     return schedule.learning_rate_factor * (remaining + schedule.final_lr_frac * (1 - remaining))
 
 

@@ -1,0 +1,54 @@
+"""What training, evaluation and writing ask of a model, whichever its family; each family is one file that answers it."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from trainer_daemon.contract.estimate import ActivationCheckpointing
+from trainer_daemon.contract.hardware import Fp8Recipe
+from trainer_daemon.contract.scaling import ModelShape
+from trainer_daemon.engine.models.linear import Linear
+from trainer_daemon.engine.models.loss import Reduction
+
+
+class LanguageModel(nn.Module):
+    """Uninitialised after construction: call `init_weights`, or load a state dict."""
+
+    shape: ModelShape
+    compute_dtype: torch.dtype
+    recompute: ActivationCheckpointing
+    wte: nn.Embedding
+    """(rows of the padded vocabulary, C)"""
+    lm_head: Linear
+
+    @property
+    @abstractmethod
+    def longest_text(self) -> int:
+        """Positions that it can tell apart."""
+
+    @abstractmethod
+    def init_weights(self, seed: int) -> None:
+        """Draws every parameter: the same seed on the same kind of device, the same bits."""
+
+    @abstractmethod
+    def train_in_fp8(self, recipe: Fp8Recipe) -> list[str]:
+        """Have the products of the blocks made in fp8 while the model trains; returns the names of these modules."""
+
+    @abstractmethod
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, *, loss_reduction: Reduction = "mean"
+    ) -> Tensor:
+        """`(B, T) -> (B, T, V)` fp32 logits; with targets (B, T) their loss in nats: a scalar, or (B, T) for "none".
+
+        Target -1 counts for nothing. Training goes through here, loss included, so that a wrapper such as DDP sees one
+        forward.
+        """
+
+    @abstractmethod
+    def hidden_states(self, idx: Tensor) -> Tensor:
+        """`(B, T) -> (B, T, C)`: all of the model but the head."""
+
+    @abstractmethod
+    def unembed(self, x: Tensor) -> Tensor:
+        """`(..., C) -> (..., V)` fp32 logits; the table's padding rows are cut off."""
