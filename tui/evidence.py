@@ -3,6 +3,7 @@ the rows of the data that the step had read. It is a file that others may have w
 
 import json
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 from rich.cells import cell_len
@@ -17,6 +18,7 @@ from tui.wording import UNKNOWN
 LAYERS_SHOWN = 16
 ROWS_SHOWN = 64
 BAR_WIDTH = 24
+LINES_OF_A_ROW = 3
 MOST_BYTES = 4 * 2**20
 """Of a record that is read; it holds one number a row of the batch."""
 
@@ -32,6 +34,7 @@ def evidence_lines(text: str, width: int, ink: Palette) -> list[Text]:
     return [
         *_figures(record, ink),
         *_layers(record.get("gradient_norms"), width, ink),
+        *_worst_rows(record.get("worst_rows"), width, ink),
         *_rows(record, width, ink),
     ]
 
@@ -91,6 +94,22 @@ def _rows(record: dict[str, Any], width: int, ink: Palette) -> list[Text]:
     heading = Text(f"rows of the training set that the step read: {len(numbers)}{each}", ink.muted)
     more = ["…"] if len(numbers) > ROWS_SHOWN else []
     return [Text(), heading, *_flowed([*numbers[:ROWS_SHOWN], *more], width, ink)]
+
+
+def _worst_rows(rows: object, width: int, ink: Palette) -> list[Text]:
+    """Each with its loss, and the beginning of its text below."""
+    if not isinstance(rows, list) or not rows:
+        return []
+    lines = [Text(), Text("rows with the highest loss when read again", ink.muted)]
+    for row in rows:
+        if not isinstance(row, dict):
+            continue
+        loss = row.get("loss_nats")
+        told = ("not finite", hue(ink, VERMILION)) if loss is None else (f"{_number(loss)} nats", ink.title)
+        lines.append(Text.assemble((printable(str(row.get("row"))), hue(ink, GREEN)), "  ", told))
+        text = " ".join(printable(str(row.get("text"))).split())
+        lines += [Text(f"  {part}") for part in wrap(text, max(width - 2, 8))[:LINES_OF_A_ROW]]
+    return lines
 
 
 def _flowed(words: Sequence[str], width: int, ink: Palette) -> list[Text]:

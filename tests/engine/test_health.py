@@ -12,6 +12,7 @@ import torch
 from tests.tiny import Recorder, build_tiny, tiny_spec
 from trainer_daemon.contract.events import Alert, CheckpointSaved, Event, Resumed, TrainStep
 from trainer_daemon.engine.checkpoint.files import Progress
+from trainer_daemon.engine.data.batches import Batches, MicroBatch
 from trainer_daemon.engine.health import (
     EPISODE_STEPS,
     LEAST_STEPS,
@@ -233,6 +234,68 @@ def test_a_spike_leaves_a_record_of_its_rows_and_of_every_layers_gradient(home: 
     assert set(record["gradient_norms"]) == {name for name, _ in job.model.named_parameters()}
     assert record["loss_nats"] > 1.25 * record["usual_loss_nats"]
     assert record["loss_nats_by_rank"] == [record["loss_nats"]]
+    assert "rows are alike" in alert.seen, "it is the weights that came apart"
+    assert [row["loss_nats"] for row in record["worst_rows"]] == pytest.approx(
+        [record["loss_nats"]] * 4, rel=0.5
+    )
+    assert {row["row"] for row in record["worst_rows"]} <= set(record["rows"])
+    assert all(row["text"].strip() for row in record["worst_rows"])
+
+
+def test_a_row_of_odd_text_is_named_with_its_text(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three rows of eight in one step; the weights are as they were, so the others are as usual."""
+    read = Batches.micro_batches
+    noise = torch.randint(300, (3, 32), generator=torch.Generator().manual_seed(0))
+
+    def with_an_odd_row(batches: Batches, samples_seen: int) -> Iterator[MicroBatch]:
+        for number, batch in enumerate(read(batches, samples_seen)):
+            if samples_seen == 40 * batches.global_rows and number == 1:
+                batch.inputs[:3], batch.targets[:3] = noise, noise.flip(1)
+            yield batch
+
+    def calm(step: int) -> None:
+        """What is usual in a run that no longer falls so fast."""
+        if step == 40:
+            job.progress.usual_loss_nats[:] = [2.2, 2.3, 2.4] * 20
+
+    seen = Meddler(calm)
+    spec = tiny_spec("train.num_iterations=41", "eval.every=100", "sample.every=100", "checkpoint.every=100")
+    job = build_tiny(spec, home, seen, tmp_path)
+    monkeypatch.setattr(Batches, "micro_batches", with_an_odd_row)
+    train(job)
+    (alert,) = seen.of(Alert)
+    odd = job.batches.global_row_numbers(40 * job.batches.global_rows)[4:7]
+    assert alert.record is not None
+    record = json.loads((tmp_path / alert.record).read_bytes())
+    assert alert.step == 41
+    worst = record["worst_rows"]
+    assert f"row {worst[0]['row']} has" in alert.seen
+    assert {row["row"] for row in worst[:3]} == set(odd)
+    assert worst[0]["loss_nats"] > 2 * worst[3]["loss_nats"]
+
+
+def test_rows_that_cannot_be_read_again_cost_their_part_of_the_record_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("there is no room")
+
+    def poison(step: int) -> None:
+        if step == 11:
+            with torch.no_grad():
+                job.model.lm_head.weight[0, 0] = NAN
+
+    monkeypatch.setattr("trainer_daemon.engine.suspects.token_losses", out_of_memory)
+    seen = Meddler(poison)
+    spec = tiny_spec("train.num_iterations=12", "eval.every=off", "sample.every=off", "checkpoint.every=off")
+    job = build_tiny(spec, home, seen, tmp_path)
+    train(job)
+    (alert,) = seen.of(Alert)
+    assert alert.record is not None
+    assert json.loads((tmp_path / alert.record).read_bytes())["worst_rows"] == []
+    assert job.model.training
 
 
 def test_a_spike_that_is_left_out_changes_nothing_and_is_counted(home: Path, tmp_path: Path) -> None:

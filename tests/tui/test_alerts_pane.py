@@ -112,8 +112,14 @@ def test_evidence_shows_the_layers_that_are_not_finite_first_and_survives_anythi
     assert "not finite" in text
     assert "5120" in text
     assert "2 a rank" in text
+    rows = [{"row": 5121, "loss_nats": 12.5, "text": "a\x1b[2J b" * 90}, {"row": 5120, "loss_nats": None}]
+    worst = [line.plain for line in evidence_lines(json.dumps({"worst_rows": rows}), 40, DARK)]
+    assert "5121  12.5 nats" in worst
+    assert "5120  not finite" in worst
+    assert max(map(len, worst)) <= 42
+    assert "\x1b" not in "".join(worst)
     hostile: list[object] = [
-        "x", [], 3, {}, {"gradient_norms": {"\x1b[2J": "big"}, "rows": ["\x1b]0;x\x07", True]},
+        "x", [], 3, {}, {"worst_rows": [3, {}, {"row": "\x1b[2J", "loss_nats": "much", "text": 3}]}, {"gradient_norms": {"\x1b[2J": "big"}, "rows": ["\x1b]0;x\x07", True]},
         {"loss_nats": "NaN", "rows": {}, "gradient_norms": [1]},
     ]  # fmt: skip
     for value in hostile:

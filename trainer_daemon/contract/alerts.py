@@ -6,13 +6,16 @@ CAUSE_AND_FIX: dict[AlertName, tuple[str, str]] = {
     "loss_spike": (
         "a batch of odd text, or a learning rate at the edge of what is stable",
         (
-            "nothing if it comes back within some hundred steps; if spikes return, look at the rows named in the evidence, lower "
-            "optim.matrix_lr and optim.embedding_lr by a third, or set health.skip_spikes=true"
+            "nothing if it comes back within some hundred steps; if spikes return, look at the rows in the evidence, lower the "
+            "rates by a third (llmctl set RUN schedule.learning_rate_factor=0.7), or set health.skip_spikes=true at a resume"
         ),
     ),
     "gradient_spike": (
         "a batch of odd text, or a model on its way to diverge",
-        "nothing if the loss stays; if it follows, lower optim.matrix_lr by a third or set train.grad_clip_norm",
+        (
+            "nothing if the loss stays; if it follows, lower the rates by a third (llmctl set RUN "
+            "schedule.learning_rate_factor=0.7) or set train.grad_clip_norm"
+        ),
     ),
     "not_finite": (
         "an overflow in the compute dtype, or a learning rate that is too high",

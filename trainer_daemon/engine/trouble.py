@@ -8,6 +8,7 @@ from trainer_daemon.contract.alerts import alert
 from trainer_daemon.contract.errors import RunFailedError
 from trainer_daemon.contract.events import Finished, Notice, RanksPaced, Resumed
 from trainer_daemon.contract.rundir import write_json
+from trainer_daemon.engine import suspects
 from trainer_daemon.engine.checkpoint.files import choose_checkpoint, restore_generators
 from trainer_daemon.engine.duties import settle_save
 from trainer_daemon.engine.health import MAX_ROLLBACKS, MAX_SKIPPED_STEPS, Verdict, in_words, median_of
@@ -27,7 +28,7 @@ def record_doubt(
     doubt, step, progress = verdict.doubt, job.progress.step + 1, job.progress
     assert doubt is not None
     rank_losses = [losses[0] for losses in job.ranks.exchange(rank_loss_nats)]
-    norms = job.gradient_norms()
+    norms, rows = job.gradient_norms(), suspects.losses_by_row(job)
     if not job.ranks.is_main:
         return
     usual_loss, usual_norm = median_of(progress.usual_loss_nats), median_of(progress.usual_grad_norm)
@@ -42,9 +43,14 @@ def record_doubt(
         "gradient_norms": {name: finite_or_none(norm) for name, norm in norms.items()},
         "rows": job.batches.global_row_numbers(progress.samples_seen),
         "rows_by_rank": job.batches.global_rows // job.ranks.world_size,
+        "worst_rows": suspects.with_text(job, rows),
     }
     name = f"step-{step:08d}-{doubt}.json"
-    seen = in_words(doubt, loss_nats, usual_loss, grad_norm, usual_norm, rank_losses, norms)
+    seen = in_words(
+        doubt, loss_nats, usual_loss, grad_norm, usual_norm, rank_losses, norms
+    ) + suspects.in_words(doubt, rows)
+    if (factor := job.spec.schedule.learning_rate_factor) > 1:
+        seen += f"; the learning rates are at {factor:g} times their plan (schedule.learning_rate_factor)"
     try:
         job.evidence.mkdir(parents=True, exist_ok=True)
         write_json(job.evidence / name, record)

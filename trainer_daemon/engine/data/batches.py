@@ -118,6 +118,10 @@ class Batches:
         """The numbers of all ranks' rows of the step that begins after `samples_seen` rows of the run."""
         return self._order.rows(samples_seen, self.global_rows).tolist()
 
+    def tokens_of(self, numbers: list[int]) -> RowArray:
+        """(len(numbers), T + 1) ids of rows of the training set."""
+        return self._rows.rows(numbers)
+
     def epoch(self, samples_seen: int) -> float | None:
         """Rows drawn / rows in the training set; None while nobody knows how many there are."""
         return self._order.epoch(samples_seen)
