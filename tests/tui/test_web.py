@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -29,6 +29,11 @@ def server(runs: "Runs") -> Iterator["subprocess.Popen[str]"]:
     if process.poll() is None:
         process.kill()
     process.communicate()
+
+
+def listening(pid: int) -> list[Any]:
+    """The TCP sockets on which a process takes connections."""
+    return [line for line in psutil.Process(pid).net_connections("tcp") if line.status == psutil.CONN_LISTEN]
 
 
 @pytest.mark.slow
@@ -58,7 +63,14 @@ async def test_a_page_shows_the_cockpit_to_those_who_have_the_token_and_to_nobod
                 message = await terminal.receive(PATIENCE_SECONDS)
                 assert message.type is aiohttp.WSMsgType.BINARY, (message, shown[-300:])
                 shown += message.data
+            shown = b""
+            await terminal.send_json(["stdin", "3"])
+            while b"138.4 MB" not in shown:
+                message = await terminal.receive(PATIENCE_SECONDS)
+                assert message.type is aiohttp.WSMsgType.BINARY, (message, shown[-300:])
+                shown += message.data
             (cockpit,) = psutil.Process(server.pid).children(recursive=True)[-1:]
+            assert {line.laddr.ip for line in listening(server.pid)} == {"127.0.0.1"}
         # the page is closed
         psutil.wait_procs([cockpit], timeout=PATIENCE_SECONDS)
         assert not cockpit.is_running()
