@@ -129,6 +129,8 @@ def test_the_legend_reads_the_newest_value_or_the_one_under_the_crosshair() -> N
     assert text_of(draw(figure, RAW, 40, 6, DARK))[0].rstrip() == "mfu % ━a 50"
     at_one = draw(figure, replace(RAW, cursor=1.2), 40, 6, DARK)
     assert text_of(at_one)[0].rstrip() == "mfu % step 1 ━a 20"
+    with_little_room = draw(figure, replace(RAW, cursor=1.2), 15, 6, DARK)
+    assert text_of(with_little_room)[0].rstrip() == "mfu % 1 ━a 20", "the values before the axis's name"
 
 
 def test_a_legend_too_long_ends_in_an_ellipsis() -> None:

@@ -86,7 +86,10 @@ async def test_two_checkpoints_answer_side_by_side_and_tokens_tell_their_alterna
         await until(pilot, lambda: "v versus" in lines_of(screen, "talk-keys"))
         await pilot.press("v")
         await until(pilot, lambda: isinstance(pilot.app.screen, Choose))
-        assert pilot.app.screen.query_one(OptionList).option_count == 2
+        choices = pilot.app.screen.query_one(OptionList)
+        assert choices.option_count == 2
+        await until(pilot, lambda: choices.has_focus)
+        assert not any(choices.styles.border.spacing), "one frame is enough"
         await pilot.press("enter")  # the newest step stands first
         await until(pilot, lambda: len(screen.answers) == 2 and all(a.is_over for a in screen.answers))
         await until(pilot, lambda: text_in(right) == "Lily saw 20 2 3!" and right.display)

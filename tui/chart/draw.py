@@ -373,15 +373,10 @@ def _x_labels(x_axis: XAxis, x_bounds: Span, plot_width: int, *, log_x: bool) ->
 
 def _title_row(figure: Figure, view: View, width: int, palette: Palette, symbols: Symbols) -> Row:
     """Title, crosshair position, every series with its value, and at the right the flags that are set, as far as they fit."""
-    pieces = [Segment(figure.title, palette.title)]
+    title, legend = Segment(figure.title, palette.title), []
     cursor, anchor = (
         None if place is None else from_axis(place, log=view.log_x) for place in (view.cursor, view.anchor)
     )
-    if cursor is not None:
-        x = x_text(cursor, figure.x_axis)
-        if anchor is not None:
-            x += f" Δ {x_text(cursor - anchor, figure.x_axis)}"
-        pieces.append(Segment(f" {figure.x_axis} {x}", palette.cursor))
     for series in figure.series:
         if not series.is_ghost and len(series.x):
             value = axis.compact(_value_shown(series, cursor) * figure.factor)
@@ -389,7 +384,17 @@ def _title_row(figure: Figure, view: View, width: int, palette: Palette, symbols
                 difference = _value_shown(series, cursor) - _value_shown(series, anchor)
                 value += f" Δ {axis.compact(difference * figure.factor)}"
             text = f" {symbols.swatch}{series.label} {value}" if series.label else f" {value}"
-            pieces.append(Segment(text, palette.lines[series.colour % len(palette.lines)]))
+            legend.append(Segment(text, palette.lines[series.colour % len(palette.lines)]))
+    pieces = [title, *legend]
+    if cursor is not None:
+        x = f" {x_text(cursor, figure.x_axis)}"
+        if anchor is not None:
+            x += f" Δ {x_text(cursor - anchor, figure.x_axis)}"
+        named = f" {figure.x_axis}{x}"
+        has_room = sum(len(piece.text) for piece in pieces) + len(named) <= width
+        pieces.insert(
+            1, Segment(named if has_room else x, palette.cursor)
+        )  # the values say more than its name
     return _fitted(pieces, Segment(_flags(figure, view), palette.muted), width, symbols.ellipsis)
 
 

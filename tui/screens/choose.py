@@ -21,7 +21,9 @@ class Choose(ModalScreen[int | None]):
         width: 84; max-width: 96%; height: auto; max-height: 80%; padding: 1 2; background: $surface;
         border: round $primary;
     }
-    Choose OptionList { height: auto; max-height: 24; background: $surface; border: none; padding: 0; }
+    Choose OptionList, Choose OptionList:focus {
+        height: auto; max-height: 24; background: $surface; background-tint: transparent; border: none; padding: 0;
+    }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Leave", id="choose.leave", tooltip="Choose nothing"),

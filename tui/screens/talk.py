@@ -38,7 +38,7 @@ from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
 from tui.widgets.prompt import PromptInput, PromptLine
 from tui.widgets.transcript import Block, Transcript
-from tui.wording import UNKNOWN, bar, fixed
+from tui.wording import bar, fixed
 
 FRAME_SECONDS, REMOTE_FRAME_SECONDS = 1 / 10, 1 / 4
 ALTERNATIVES = 5
@@ -415,10 +415,8 @@ class TalkScreen(Screen[None]):
         if not found:
             self.notify("no run has a checkpoint yet", severity="warning")
             return
-        rows = [
-            Text.assemble(c.name, f"   val bpb {fixed(c.val_bpb, 4) if c.val_bpb else UNKNOWN}")
-            for c in found
-        ]
+        widest = max(len(c.name) for c in found)
+        rows = [Text(f"{c.name:<{widest}}   val bpb {fixed(c.val_bpb, 4)}") for c in found]
 
         def choose(at: int | None) -> None:
             if at is not None:
