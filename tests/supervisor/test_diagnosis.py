@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import log
+from statistics import median
 from typing import Any, get_args
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tests.supervisor.rank_program import event, train_step
 from trainer_daemon.contract.events import Alert, AlertName, Event
-from trainer_daemon.supervisor.diagnosis import RULES, Diagnosis, is_gibberish
+from trainer_daemon.supervisor.diagnosis import MOST_STEPS, RULES, Diagnosis, History, is_gibberish
 
 V = 32_768
 STORY = "One day Tom went to the park with his dog. The dog was happy and ran to the big tree."
@@ -187,6 +188,26 @@ def test_a_thinned_history_counts_the_steps_that_it_left_out() -> None:
     for e in [well_thinned[0], *(e for e in well_thinned[1:] if getattr(e, "step", 0) % 64 in (0, 17))]:
         learns.remember(e)
     assert [a for n in range(8001, 8401) for a in learns.take(step(n, well(n)))] == []
+
+
+def test_a_run_of_any_length_is_remembered_in_the_same_space_and_judged_as_if_in_whole() -> None:
+    draw = np.random.default_rng(0)
+    steps = 100_000
+    losses = [float(3 * n**-0.1 * noise) for n, noise in enumerate(draw.normal(1, 0.01, steps), start=1)]
+    history, most = History(), 0
+    for number, loss in enumerate(losses, start=1):
+        history.take(train_step(number, loss))
+        most = max(most, len(history.steps))
+    assert most <= MOST_STEPS < steps / 2
+    assert history.count == steps
+    assert history.recent(50) == median(losses[-50:])
+    tenth = steps // 10
+    for skip in (0, tenth, 3 * tenth):  # what a plateau is told by: two thousandths
+        whole = median(losses[steps - skip - tenth : steps - skip])
+        assert history.recent(tenth, skip) == pytest.approx(whole, rel=5e-4)
+    history.take(event("resumed", step=steps - 500, checkpoint="step-99500", min_val_bpb=None))
+    assert history.count == steps - 500
+    assert history.recent(50) == median(losses[-550:-500])
 
 
 def test_what_a_resume_cut_off_is_forgotten() -> None:

@@ -27,6 +27,10 @@ from trainer_daemon.contract.events import (
     TrainStep,
 )
 
+MOST_STEPS = 2**15
+"""Kept of a run however long it is, half a megabyte: when there are more, every second one goes."""
+RECENT_STEPS = 1024
+"""The newest, kept whole."""
 LOOK_STEPS = 20
 """The curves are looked at this often."""
 QUIET_LOOKS = 5
@@ -55,7 +59,7 @@ LONGEST_WORD = 60
 
 @dataclass(slots=True)
 class History:
-    """What the rules read. Steps that were cut off by a resume are not in it."""
+    """What the rules read. Steps that were cut off by a resume are not in it; of a long run's older ones every 2nd, 4th, ... is."""
 
     vocab_size: int | None = None
     total_steps: int | None = None
@@ -68,6 +72,8 @@ class History:
     samples: list[str] = field(default_factory=list)
     """The texts of the newest step that has any."""
     samples_step: int = -1
+    stride: int = 1
+    """Older steps are kept where their number is a multiple of it."""
 
     def take(self, event: Event | None) -> None:
         match event:
@@ -79,8 +85,7 @@ class History:
                 del self.steps[kept:], self.losses[kept:]
                 self.evaluations = [e for e in self.evaluations if e[0] <= step]
             case TrainStep(step=step, loss_nats=float(loss)):
-                self.steps.append(step)
-                self.losses.append(loss)
+                self._note(step, loss)
             case Evaluated() as e:
                 self.evaluations.append((e.step, e.val_loss_nats, e.val_bpb))
             case Sampled() as e if e.temperature <= 1:  # a hotter one may be as odd as it likes
@@ -95,46 +100,73 @@ class History:
         the one with the highest loss, so what was in between is taken to be as low as the lower neighbour."""
         match event:
             case TrainStep(step=step, loss_nats=float(loss)) if self.steps and step > self.steps[-1] + 1:
-                left_out = range(self.steps[-1] + 1, step)
-                self.losses.extend([min(self.losses[-1], loss)] * len(left_out))
-                self.steps.extend(left_out)
+                lower = min(self.losses[-1], loss)
+                for left_out in range(self.steps[-1] + 1, step):
+                    self._note(left_out, lower)
             case _:
                 pass
 
+    def _note(self, step: int, loss: float) -> None:
+        self.steps.append(step)
+        self.losses.append(loss)
+        leaving = len(self.steps) - RECENT_STEPS - 1
+        if leaving > 0 and self.steps[leaving] % self.stride:
+            del self.steps[leaving], self.losses[leaving]
+        if len(self.steps) > MOST_STEPS:
+            self.stride *= 2
+            older = range(len(self.steps) - RECENT_STEPS)
+            kept = [i for i in older if i == 0 or self.steps[i] % self.stride == 0]
+            self.steps[: len(older)] = array("q", (self.steps[i] for i in kept))
+            self.losses[: len(older)] = array("d", (self.losses[i] for i in kept))
+
+    @property
+    def count(self) -> int:
+        """Steps from the first to the newest."""
+        return self.steps[-1] - self.steps[0] + 1 if self.steps else 0
+
     def recent(self, count: int, skip: int = 0) -> float:
-        """Median loss of `count` steps, `skip` steps before the newest."""
-        end = len(self.losses) - skip
-        return median(self.losses[max(0, end - count) : end])
+        """Median loss of `count` steps, `skip` steps before the newest; of the nearest one where all of them are missing."""
+        last = self.steps[-1] - skip
+        end = max(1, bisect_left(self.steps, last + 1))
+        begin = min(bisect_left(self.steps, last - count + 1), end - 1)
+        found = self.losses[begin:end]
+        if (
+            count > RECENT_STEPS
+        ):  # the newest are no denser than the others then, or they would count for more
+            steps = self.steps[begin:end]
+            even = [loss for step, loss in zip(steps, found, strict=True) if step % self.stride == 0]
+            return median(even or found)
+        return median(found)
 
     def loss_near(self, step: int) -> float | None:
-        """Median training loss of the fifty steps up to one."""
+        """Median training loss of the fifty kept steps up to one."""
         end = bisect_left(self.steps, step + 1)
         return median(self.losses[max(0, end - 50) : end]) if end else None
 
 
 def loss_stuck(h: History) -> str | None:
     """As if nothing had been learned since the first step."""
-    if h.vocab_size is None or len(h.losses) < STUCK_STEPS:
+    if h.vocab_size is None or h.count < STUCK_STEPS:
         return None
     uniform, now = log(h.vocab_size), h.recent(50)
     if abs(now - uniform) > STUCK_WITHIN * uniform:
         return None
-    return f"after {len(h.losses)} steps the loss is {now:.3f} nats, which is ln V = {uniform:.3f}: every token is equally likely"
+    return f"after {h.count} steps the loss is {now:.3f} nats, which is ln V = {uniform:.3f}: every token is equally likely"
 
 
 def slow_descent(h: History) -> str | None:
     """It learns, but far too slowly."""
-    if h.vocab_size is None or len(h.losses) < SLOW_STEPS or loss_stuck(h):
+    if h.vocab_size is None or h.count < SLOW_STEPS or loss_stuck(h):
         return None
     uniform, now = log(h.vocab_size), h.recent(50)
     if not SLOW_ABOVE * uniform < now < uniform:
         return None
-    return f"after {len(h.losses)} steps the loss has come down from {uniform:.2f} to {now:.2f} nats only"
+    return f"after {h.count} steps the loss has come down from {uniform:.2f} to {now:.2f} nats only"
 
 
 def early_plateau(h: History) -> str | None:
     """Three windows without progress, in the first half of the run and far from the floor."""
-    count, window = len(h.losses), max(PLATEAU_WINDOW, len(h.losses) // 10)
+    count, window = h.count, max(PLATEAU_WINDOW, h.count // 10)
     if h.total_steps is None or count < 4 * window or loss_stuck(h):
         return None
     share = h.steps[-1] / h.total_steps
@@ -214,7 +246,7 @@ class Diagnosis:
         match event:
             case TrainStep(step=step) if step % LOOK_STEPS == 0:
                 # the medians are over a share of the run: looked at less often as it grows, their cost stays the same
-                every = max(LOOK_STEPS, len(self._history.losses) // 100 // LOOK_STEPS * LOOK_STEPS)
+                every = max(LOOK_STEPS, self._history.count // 100 // LOOK_STEPS * LOOK_STEPS)
                 if step % every:
                     return []
                 return self._raise(step, "loss_stuck", "slow_descent", "early_plateau")
