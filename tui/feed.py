@@ -19,8 +19,8 @@ LinkState = Literal["live", "disk", "lost"]
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0
 """Between two looks at the locks and at the checkpoint folders."""
-QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, 0.5
-"""Files in which nothing was new for so long are looked at so much more seldom: a cockpit left open on an ended run rests."""
+QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, LOOK_SECONDS
+"""After so long without news it is waited for longer: a cockpit left open on an ended or paused run rests."""
 HISTORY_BATCH = 2000
 MOST_BATCHES = 4
 """That wait to be folded in; further ones are read when there is room, from the journal if need be."""
@@ -39,6 +39,8 @@ class Feed(Protocol):
     def link_state(self) -> LinkState: ...
 
     def poll(self, timeout_seconds: float) -> list[Record]: ...
+
+    def interrupt(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -85,6 +87,7 @@ class Watch(threading.Thread):
         """The history has been read, and the locks looked at."""
         self.failure: Exception | None = None
         self._open_feed = open_feed
+        self._feed: Feed | None = None
         self._wake = wake
         self._inbox: deque[Sequence[Item]] = deque()
         self._stopping = threading.Event()
@@ -105,6 +108,8 @@ class Watch(threading.Thread):
 
     def stop(self) -> None:
         self._stopping.set()
+        if (feed := self._feed) is not None:
+            feed.interrupt()
         if self.is_alive():
             self.join(PATIENCE_SECONDS)
 
@@ -114,7 +119,7 @@ class Watch(threading.Thread):
             if not (isinstance(self.run_folder, FarRun) or self.run_folder.supervisor_is_alive()):
                 self.link_state = "disk"  # which takes no socket to know: the curves do not wait for zmq
                 self._look()
-            feed = self._open_feed(self.run_folder, cursors)
+            feed = self._feed = self._open_feed(self.run_folder, cursors)
             try:
                 self._follow(feed)
             finally:
@@ -153,11 +158,15 @@ class Watch(threading.Thread):
         looked = 0.0
         heard = time.monotonic()
         while not self._stopping.is_set():
-            if records := feed.poll(POLL_SECONDS):
+            is_quiet = time.monotonic() - heard > QUIET_AFTER_SECONDS
+            if is_quiet and feed.link_state == "disk":  # what is written to files wakes nobody
+                self._stopping.wait(QUIET_SECONDS)
+                patience = 0.0
+            else:
+                patience = QUIET_SECONDS if is_quiet else POLL_SECONDS
+            if records := feed.poll(patience):
                 heard = time.monotonic()
                 self._hand_over(records)
-            elif feed.link_state == "disk" and time.monotonic() - heard > QUIET_AFTER_SECONDS:
-                self._stopping.wait(QUIET_SECONDS)
             if feed.link_state != self.link_state:
                 self.link_state = feed.link_state
                 self._wake()

@@ -81,6 +81,8 @@ class MemoryFeed:
         self._on_update()
         return [next(self._records)]
 
+    def interrupt(self) -> None: ...
+
     def close(self) -> None: ...
 
 

@@ -155,6 +155,9 @@ class CountedFeed:
             self.newest[record.stream] = record.seq
         return records
 
+    def interrupt(self) -> None:
+        self._feed.interrupt()
+
     def close(self) -> None:
         self._feed.close()
 

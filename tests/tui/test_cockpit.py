@@ -506,6 +506,8 @@ class BrokenFeed:
     def poll(self, timeout_seconds: float) -> list[Record]:  # noqa: ARG002
         raise RuntimeError("a bug of ours")
 
+    def interrupt(self) -> None: ...
+
     def close(self) -> None: ...
 
 

@@ -125,6 +125,8 @@ class QuickRun:
         time.sleep(0.001)
         return [Record("train", self.seq, time.time(), 0.0, 1, "notice", Notice("info", ""))]
 
+    def interrupt(self) -> None: ...
+
     def close(self) -> None:
         pass
 

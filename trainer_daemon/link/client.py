@@ -7,6 +7,8 @@ message that was dropped and a supervisor that came back are then the same thing
 and are fetched.
 """
 
+import os
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -60,6 +62,9 @@ GREETING_SECONDS = 1.0
 """How long a new connection may take to be greeted before the files are read instead."""
 LOOK_SECONDS = 0.05
 """How often files and locks are looked at while nothing comes."""
+CALM_AFTER_SECONDS, CALM_LOOK_SECONDS = 2.0, 0.5
+"""A supervisor that had nothing to tell for so long, of a paused run or one of long steps, is looked for so much more seldom. What it
+tells is heard at once all the same."""
 WATCH_QUEUE_MESSAGES = 10_000
 
 
@@ -203,7 +208,13 @@ class Feed(Closing):
         self._connection: _Connection | None = None
         self._readers: list[JournalReader] = []
         self._next_look = 0.0
+        self._came_at = time.monotonic()
+        """When there was a record last."""
         self._state: LinkState = "disk"
+        self._woken, self._waker = os.pipe()
+        """A pipe: to its second end is written to end a wait."""
+        self._waking = threading.Lock()
+        self._is_interrupted = False
 
     @property
     def link_state(self) -> LinkState:
@@ -220,27 +231,45 @@ class Feed(Closing):
             # first what is queued: who has not polled for a while must not take that for silence
             found = self._take_messages(self._connection) if self._connection else []
             self._look_who_is_there()
-            pause = min(LOOK_SECONDS, max(0.0, deadline - time.monotonic()))
+            pause = min(self._look_seconds, max(0.0, deadline - time.monotonic()))
             if self._state == "live":
                 self._close_files()
                 found = found or self._wait(pause)
             else:
                 found = found or self._read_files() or self._wait(pause)
-            if found or time.monotonic() >= deadline:
+            if found:
+                self._came_at = time.monotonic()
+            if found or self._is_interrupted or time.monotonic() >= deadline:
                 return list(in_order_of_time([r for r in found if r.stream == s] for s in STREAMS))
 
+    def interrupt(self) -> None:
+        """Nobody wants to wait for records any more: a poll under way ends now, later ones at once. For any thread."""
+        with self._waking:
+            if not self._is_interrupted:
+                self._is_interrupted = True
+                os.write(self._waker, b"!")
+
     def close(self) -> None:
+        with self._waking:
+            self._is_interrupted = True  # nothing is to be written to what is closed
+            os.close(self._woken)
+            os.close(self._waker)
         self._disconnect()
         self._close_files()
         self._context.term()
 
+    @property
+    def _look_seconds(self) -> float:
+        is_calm = self._state == "live" and time.monotonic() - self._came_at > CALM_AFTER_SECONDS
+        return CALM_LOOK_SECONDS if is_calm else LOOK_SECONDS
+
     def _look_who_is_there(self) -> None:
         now = time.monotonic()
         connection = self._connection
-        if connection is None or now - connection.heard_at > LOOK_SECONDS:
+        if connection is None or now - connection.heard_at > self._look_seconds:
             if now < self._next_look:
                 return
-            self._next_look = now + LOOK_SECONDS
+            self._next_look = now + self._look_seconds
             if not self._run.supervisor_is_alive():
                 self._disconnect()
                 self._state = "disk"
@@ -276,7 +305,7 @@ class Feed(Closing):
         if self._connection is None:
             time.sleep(seconds)
             return []
-        self._connection.wait(seconds)
+        self._connection.wait(seconds, self._woken)
         return self._take_messages(self._connection)
 
     def _take_messages(self, connection: "_Connection") -> list[Record]:
@@ -357,8 +386,10 @@ class _Connection:
         self._patience_seconds: dict[Stream, float] = {}
         """Grows with what answers take: asking again what a busy supervisor or a slow link is about to answer delays it more."""
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, woken: int) -> None:
+        """Until something comes from the other end, or on the descriptor."""
         poller = zmq.Poller()
+        poller.register(woken, zmq.POLLIN)
         poller.register(self._events, zmq.POLLIN)
         poller.register(self._control, zmq.POLLIN)
         poller.poll(round(seconds * 1000))

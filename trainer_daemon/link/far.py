@@ -71,6 +71,10 @@ class FarFeed(Closing):
         self._guide.hear(self._feed.link_state, records)
         return records
 
+    def interrupt(self) -> None:
+        """As `Feed.interrupt`."""
+        self._feed.interrupt()
+
     def close(self) -> None:
         self._feed.close()
         self._guide.hear(None, [])

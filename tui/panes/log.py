@@ -162,7 +162,13 @@ class LogPane(Pane):
         return self.query_one(LogText)
 
     def on_mount(self) -> None:
-        self.set_interval(LOOK_SECONDS, self._look_if_in_sight)
+        self._looking = self.set_interval(LOOK_SECONDS, self._look_if_in_sight, pause=True)
+
+    def on_show(self) -> None:
+        self._looking.resume()
+
+    def on_hide(self) -> None:
+        self._looking.pause()
 
     def follow(self, run: RunDir) -> None:
         """Show this run's logs from now on."""

@@ -152,7 +152,7 @@ class RunsPane(Pane):
         yield Table(cursor_type="row", id="runs-table")
 
     def on_mount(self) -> None:
-        self.set_interval(LOOK_SECONDS, self._look_if_in_sight)
+        self._looking = self.set_interval(LOOK_SECONDS, self._look_if_in_sight, pause=True)
 
     @property
     def first_focus(self) -> Widget:
@@ -166,7 +166,11 @@ class RunsPane(Pane):
             self._draw()
 
     def on_show(self) -> None:
+        self._looking.resume()
         self._look()
+
+    def on_hide(self) -> None:
+        self._looking.pause()
 
     def on_resize(self) -> None:
         self._draw()

@@ -4,7 +4,7 @@
 
 One timer does both: it folds what came, and a few times a second it has the view in sight draw what changed. Nothing is
 drawn that did not change, and no frame is begun while the terminal still takes the last one. With nothing left to do the timer
-stands still, until `wake`; once a second a clock wakes it in any case.
+stands still, until `wake`; of what may fall silent the header is looked at once a second.
 """
 
 import asyncio
@@ -209,8 +209,11 @@ class CockpitScreen(Screen[None], Backdrop):
 
     def _on_clock(self) -> None:
         self._read_meter()
-        self._is_clock_due = True  # the header tells of silence, which nothing reports
-        self.wake()
+        if self._link == "live" or isinstance(self.run_folder, FarRun):
+            self._is_clock_due = (
+                True  # the header tells of silence and of the way there, which nothing reports
+            )
+            self.wake()
 
     def on_screen_resume(self) -> None:
         self.wake()
@@ -304,24 +307,20 @@ class CockpitScreen(Screen[None], Backdrop):
             return
         self.frames += 1
         changed, self._changed = self._changed, set()
-        if changed or self._is_clock_due:
-            self._is_clock_due = False
+        is_clock_due, self._is_clock_due = self._is_clock_due, False
+        if is_clock_due and not changed:
+            self._paint_headline()
+        if changed:
             if self._paint_frame():  # the view gets another height, and is drawn once it has it
                 self._changed, self._next_frame = changed, 0.0
                 self.call_after_refresh(self._fold_soon)
                 return
-        if changed:
             self.pane.draw(self.state, changed)
 
     def _paint_frame(self) -> bool:
         """Header, banner, prompt and keys. Each repaints only what differs. Whether the banner has another height."""
         ink, width = palette_of(self.app), self.size.width
-        link = self._link
-        unseen = self._acknowledged.unseen(self.state)
-        silent = time.time() - (self.state.status.updated_at or time.time())
-        self._lines("headline").show(
-            [headline.headline(self.state, link, silent, width, ink, self._place_words(), unseen)]
-        )
+        self._paint_headline()
         hides_alert = self.views.current == "alerts" or self._acknowledged.hides_banner(self.state)
         is_moved = self._lines("banner").show(
             headline.banner(self.state, width, ink, self.cockpit.key_names, hides_alert=hides_alert)
@@ -333,6 +332,14 @@ class CockpitScreen(Screen[None], Backdrop):
         self.query_one(PromptLine).show(target, sampling, placeholder)
         self._paint_keys(width)
         return is_moved
+
+    def _paint_headline(self) -> None:
+        ink, width = palette_of(self.app), self.size.width
+        silent = time.time() - (self.state.status.updated_at or time.time())
+        unseen = self._acknowledged.unseen(self.state)
+        self._lines("headline").show(
+            [headline.headline(self.state, self._link, silent, width, ink, self._place_words(), unseen)]
+        )
 
     def _place_words(self) -> str:
         words = [place_of(self.run_folder), "read-only" if self.is_read_only else ""]
