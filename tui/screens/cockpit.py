@@ -204,7 +204,7 @@ class CockpitScreen(Screen[None], Backdrop):
 
     def _begin_ticking(self) -> None:
         self._ticking.resume()
-        if not self._is_fitted:
+        if self._fitted_to != self._in_sight:  # a history is read; what comes later can wait for its tick
             self._fold_soon()
 
     def _on_clock(self) -> None:
