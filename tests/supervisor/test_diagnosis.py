@@ -10,6 +10,7 @@ import pytest
 
 from tests.supervisor.rank_program import event, train_step
 from trainer_daemon.contract.events import Alert, AlertName, Event
+from trainer_daemon.contract.spec import Family
 from trainer_daemon.supervisor.diagnosis import MOST_STEPS, RULES, Diagnosis, History, is_gibberish
 
 V = 32_768
@@ -224,3 +225,15 @@ def test_a_loss_that_is_not_finite_disturbs_no_rule() -> None:
 
 def test_every_rule_is_an_alert() -> None:
     assert set(RULES) < set(get_args(AlertName))
+
+
+def test_advice_names_the_rates_that_the_family_of_the_model_has() -> None:
+    told = curve(400, lambda _: log(V))
+    families: tuple[tuple[Family, str], ...] = (
+        ("nanochat", "optim.*_lr"),
+        ("classic", "adamw.learning_rate"),
+    )
+    for family, rate in families:
+        diagnosis = Diagnosis(family)
+        (stuck,) = [a for e in told for a in diagnosis.take(e) if a.name == "loss_stuck"]
+        assert rate in stuck.fix

@@ -1,6 +1,23 @@
 """What an alert usually comes from and what to do about it: one table, so that every alert has both and says them once."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from trainer_daemon.contract.events import Alert, AlertName
+
+if TYPE_CHECKING:
+    from trainer_daemon.contract.spec import Family
+
+RATES: dict[Family, dict[str, str]] = {
+    "nanochat": {
+        "rates": "optim.matrix_lr and optim.embedding_lr",
+        "rate": "optim.matrix_lr",
+        "any_rate": "optim.*_lr",
+    },
+    "classic": dict.fromkeys(("rates", "rate", "any_rate"), "adamw.learning_rate"),
+}
+"""What a family's learning rates are called in a spec."""
 
 CAUSE_AND_FIX: dict[AlertName, tuple[str, str]] = {
     "loss_spike": (
@@ -21,7 +38,7 @@ CAUSE_AND_FIX: dict[AlertName, tuple[str, str]] = {
         "an overflow in the compute dtype, or a learning rate that is too high",
         (
             "nothing yet: all ranks leave the step out, and go back to the last checkpoint when it stays; if it returns, use "
-            "runtime.precision=fp32 once to tell overflow from divergence, or lower optim.matrix_lr and optim.embedding_lr"
+            "runtime.precision=fp32 once to tell overflow from divergence, or lower {rates}"
         ),
     ),
     "rolled_back": (
@@ -38,11 +55,11 @@ CAUSE_AND_FIX: dict[AlertName, tuple[str, str]] = {
     ),
     "loss_stuck": (
         "nothing is learned: a learning rate near zero, or targets that do not belong to their inputs",
-        "look at what the model reads (llmctl data inspect), then at optim.*_lr and schedule.warmup_steps",
+        "look at what the model reads (llmctl data inspect), then at {any_rate} and schedule.warmup_steps",
     ),
     "slow_descent": (
         "a learning rate far too low for this batch, or a batch far too small",
-        "raise optim.matrix_lr and optim.embedding_lr threefold in a short run, or train.global_batch_tokens",
+        "raise {rates} threefold in a short run, or train.global_batch_tokens",
     ),
     "early_plateau": (
         "the model is too small for the data, the learning rate too high to go further, or the text repeats itself",
@@ -59,7 +76,9 @@ CAUSE_AND_FIX: dict[AlertName, tuple[str, str]] = {
 }
 
 
-def alert(name: AlertName, step: int, seen: str, record: str | None = None) -> Alert:
-    """The alert with the cause and the fix of its kind."""
+def alert(
+    name: AlertName, step: int, seen: str, record: str | None = None, *, family: Family = "nanochat"
+) -> Alert:
+    """The alert with the cause and the fix of its kind, in the words of the model's family."""
     cause, fix = CAUSE_AND_FIX[name]
-    return Alert(name, step, seen, cause, fix, record)
+    return Alert(name, step, seen, cause, fix.format_map(RATES[family]), record)

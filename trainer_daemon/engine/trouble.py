@@ -4,7 +4,7 @@ from math import isfinite
 
 import torch
 
-from trainer_daemon.contract.alerts import alert
+from trainer_daemon.contract.alerts import RATES, alert
 from trainer_daemon.contract.errors import RunFailedError
 from trainer_daemon.contract.events import Finished, Notice, RanksPaced, Resumed
 from trainer_daemon.contract.rundir import write_json
@@ -45,7 +45,7 @@ def record_doubt(
         "rows_by_rank": job.batches.global_rows // job.ranks.world_size,
         "worst_rows": suspects.with_text(job, rows),
     }
-    name = f"step-{step:08d}-{doubt}.json"
+    name, family = f"step-{step:08d}-{doubt}.json", job.model.shape.family
     seen = in_words(
         doubt, loss_nats, usual_loss, grad_norm, usual_norm, rank_losses, norms
     ) + suspects.in_words(doubt, rows)
@@ -56,9 +56,9 @@ def record_doubt(
         write_json(job.evidence / name, record)
     except OSError as e:
         job.emit(Notice("warning", f"the evidence of step {step} could not be written: {e}"))
-        job.emit(alert(doubt, step, seen))
+        job.emit(alert(doubt, step, seen, family=family))
     else:
-        job.emit(alert(doubt, step, seen, f"{job.evidence.name}/{name}"))
+        job.emit(alert(doubt, step, seen, f"{job.evidence.name}/{name}", family=family))
 
 
 def finite_or_none(value: float) -> float | None:
@@ -109,7 +109,7 @@ def give_up(job: Job) -> Finished:
         f"after {rollbacks} rollbacks of this run" if rollbacks else "with no good checkpoint to go back to"
     )
     factor = job.spec.schedule.learning_rate_factor
-    rates = "optim.matrix_lr and optim.embedding_lr"
+    rates = RATES[job.model.shape.family]["rates"]
     advice = f"lower {rates if factor <= 1 else f'schedule.learning_rate_factor, which is {factor:g}'}"
     if job.progress.step < EARLY_STEPS:
         advice += ", or raise schedule.warmup_steps"

@@ -26,6 +26,7 @@ from trainer_daemon.contract.events import (
     Sampled,
     TrainStep,
 )
+from trainer_daemon.contract.spec import Family
 
 MOST_STEPS = 2**15
 """Kept of a run however long it is, half a megabyte: when there are more, every second one goes."""
@@ -228,7 +229,9 @@ RULES: dict[AlertName, Callable[[History], str | None]] = {
 class Diagnosis:
     """Takes in a run's events; says what has begun to be wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family = "nanochat") -> None:
+        """`family`: of the run's model, whose words advice is given in."""
+        self._family: Family = family
         self._history = History()
         self._quiet_looks: dict[AlertName, int] = {}
         """Since a rule that was raised last held."""
@@ -265,6 +268,6 @@ class Diagnosis:
                 self._quiet_looks[name] = self._quiet_looks.get(name, QUIET_LOOKS) + 1
                 continue
             if self._quiet_looks.get(name, QUIET_LOOKS) >= QUIET_LOOKS:
-                raised.append(alert(name, step, seen))
+                raised.append(alert(name, step, seen, family=self._family))
             self._quiet_looks[name] = 0
         return raised

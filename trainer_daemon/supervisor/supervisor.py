@@ -147,7 +147,7 @@ class Supervisor:
         self._asked_to_end: str | None = None
         self._next_beat = 0.0
         self._hang_watch = HangWatch(run, self._spec.health.hang_seconds, self._emit)
-        self._diagnosis = Diagnosis()
+        self._diagnosis = Diagnosis(self._spec.model.family)
         self._cut_logs: set[str] = set()
         self._deliveries = Deliveries(
             self._spec.alerts, run, lambda text: self._emit(Notice("warning", text))
