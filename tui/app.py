@@ -46,6 +46,7 @@ class Cockpit(DiffedApp[None]):
     CSS = """
     #opening { height: 1; background: $surface; }
     Toast { background: $surface; width: 72; max-width: 90%; }
+    ToastRack { margin-bottom: 2; } /* the line that one types in stays in sight, and the keys */
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "detach", "detach", id="app.detach", tooltip="Leave; the run goes on"),

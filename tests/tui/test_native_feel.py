@@ -69,6 +69,17 @@ async def test_each_view_copies_what_one_would_take_along(runs: Runs, key: str, 
         await until(pilot, lambda: part in pilot.app.clipboard)
 
 
+async def test_what_is_said_covers_neither_the_line_one_types_in_nor_the_keys(runs: Runs) -> None:
+    """For ten seconds one did not see what one typed."""
+    run = runs.completed("fox", 40)
+    async with Cockpit(run, is_read_only=True).run_test(size=(70, 20), notifications=True) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("P", "slash", *"Once")
+        await until(pilot, lambda: "it only looks" in words(screen))
+        await until(pilot, lambda: "› Once" in words(screen).splitlines()[-2])
+        assert words(screen).splitlines()[-1].rstrip().endswith("q detach")
+
+
 async def test_a_letter_gives_the_keys_to_whatever_it_stands_on(runs: Runs) -> None:
     run = runs.completed("fox", 40)
     async with Cockpit(run).run_test(size=(120, 40)) as pilot:
