@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -71,7 +70,7 @@ class Watched:
         self.updates = 0
 
     def read(self, *, is_parsed: bool = True) -> None:
-        """Take what the link has let through by now."""
+        """Take what the link has let through by now. Raises RuntimeError when the program has ended."""
         limit = 1 << 16
         if self._rate is not None:
             now = time.perf_counter()
@@ -82,6 +81,8 @@ class Watched:
             time.sleep(0.002)
             return
         came = self.process.read(limit, 0.002)
+        if not came and self.process.process.poll() is not None:
+            raise RuntimeError("the program ended:\n" + "\n".join(self.screen.display).rstrip())
         self._allowance -= len(came)
         if came and is_parsed:
             self._stream.feed(came)
@@ -304,9 +305,13 @@ def main(seconds: float = 4.0, rounds: float = 5) -> None:
     if not seconds:
         bench_opening(round(rounds))
         return
-    has_plotext = find_spec("textual_plotext") is not None
-    if not has_plotext:
-        print("textual-plotext is not installed and left out: pip install textual-plotext", file=sys.stderr)
+    try:
+        import textual_plotext  # noqa: F401
+    except ImportError as e:  # of its own plotext, too
+        print(f"textual-plotext is left out ({e}): pip install textual-plotext", file=sys.stderr)
+        has_plotext = False
+    else:
+        has_plotext = True
     bench_updates(seconds, has_plotext=has_plotext)
     bench_keys(has_plotext=has_plotext)
     print("\nopening")
