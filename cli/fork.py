@@ -71,9 +71,11 @@ def check_fork(before: "RunSpec", after: "RunSpec", info: "CheckpointInfo") -> N
     if _tensor_shapes(plan_before.shape) != _tensor_shapes(plan.shape):
         positions = plan_before.shape.learned_positions
         learned = f"{positions} positions, " if positions else ""
+        m = plan_before.shape.mixture
+        experts = f"{m.n_experts} experts of {m.expert_width}, latents of {m.latent_width}, " if m else ""
         raise SpecError(
             f"a fork keeps the shapes of its checkpoint: model.family {before.model.family}, depth {before.model.depth}, width {plan_before.shape.n_embd}, "
-            f"head_dim {before.model.head_dim}, {plan_before.shape.n_kv_head} key/value heads, {learned}a vocabulary of "
+            f"head_dim {before.model.head_dim}, {plan_before.shape.n_kv_head} key/value heads, {learned}{experts}a vocabulary of "
             f"{before.tokenizer.vocab_size}; leave these as they are"
         )
     if before.tokenizer != after.tokenizer:
@@ -91,4 +93,5 @@ def check_fork(before: "RunSpec", after: "RunSpec", info: "CheckpointInfo") -> N
 
 def _tensor_shapes(shape: "ModelShape") -> "ModelShape":
     """What of a shape the saved tensors depend on."""
-    return replace(shape, sequence_len=shape.learned_positions, windows=())
+    mixture = shape.mixture and replace(shape.mixture, experts_per_token=1, balance_weight=0.0)
+    return replace(shape, sequence_len=shape.learned_positions, windows=(), mixture=mixture)

@@ -151,6 +151,7 @@ def numbers(event: "Event") -> dict[str, float]:
         CoreScored,
         CoreTaskScored,
         Evaluated,
+        ExpertsUsed,
         TrainStep,
         to_fields,
     )
@@ -158,7 +159,7 @@ def numbers(event: "Event") -> dict[str, float]:
     match event:
         case CoreTaskScored(task=task, centred=centred):
             return {f"core_task/{task}": centred}
-        case TrainStep() | Evaluated() | CoreScored() | CheckpointSaved():
+        case TrainStep() | Evaluated() | CoreScored() | ExpertsUsed() | CheckpointSaved():
             return dict(_flat(event.kind(), to_fields(event)))
         case _:
             return {}

@@ -165,7 +165,7 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
     return {
         "preset": spec.preset,
         "spec_hash": spec.content_hash(),
-        "parameters": {"total": parameters.total, **asdict(parameters)},
+        "parameters": {"total": parameters.total, "active": parameters.active, **asdict(parameters)},
         "scaling_parameters": parameters.scaling,
         "model": asdict(shape),
         "precision": precision,
@@ -316,15 +316,36 @@ def _memory_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _parameter_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
+    p, m = d["parameters"], d["model"]["mixture"]
+    if m is None:
+        in_products = f"of them {count(d['scaling_parameters'])} in matrices and head"
+        return [("parameters", f"{count(p['total'])}, {in_products}")]
+    met = (
+        f"of which a token meets {count(p['active'])}, {count(d['scaling_parameters'])} in matrices and head"
+    )
+    return [
+        ("parameters", f"{count(p['total'])}, {met}"),
+        (
+            "",
+            f"{m['experts_per_token']} of {m['n_experts']} experts {m['expert_width']} wide, and one for all",
+        ),
+    ]
+
+
 def _tables(d: dict[str, Any]) -> str:
     p = d["parameters"]
     if d["model"]["family"] == "classic":
         return f"embedding of tokens and positions {count(p['embedding'])}, biases and norms {count(p['scalars'])}"
+    if d["model"]["family"] == "moe":
+        return f"embedding {count(p['embedding'])}, norms {count(p['scalars'])}"
     return f"embedding {count(p['embedding'])}, value embedding {count(p['value_embedding'])}"
 
 
 def _rate_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     rates, decay = d["learning_rates"], f"weight decay {d['weight_decay_scaled']:.3g}"
+    if "muon" in rates:
+        return [("rates", f"Muon {rates['muon']:.3g}, {decay}"), ("", f"AdamW {rates['adamw']:.3g}")]
     if "adamw" in rates:
         return [("rate", f"{rates['adamw']:.3g}, {decay}, by AdamW")]
     return [
@@ -341,7 +362,7 @@ def plan_table(d: dict[str, Any]) -> str:
     rows = [
         ("model", f"{m['n_layer']} layers x {m['n_embd']} wide, {m['n_head']} heads of {m['head_dim']}"),
         ("", f"context {m['sequence_len']}, windows {windows}, vocabulary {m['vocab_size']}"),
-        ("parameters", f"{count(p['total'])}, of them {count(d['scaling_parameters'])} in matrices and head"),
+        *_parameter_rows(d),
         ("", f"matrices {count(p['matrices'])}, head {count(p['unembedding'])}"),
         ("", _tables(d)),
         ("horizon", f"{d['total_steps']:,} steps, {count(d['total_tokens'])} tokens (by {d['horizon']})"),

@@ -27,7 +27,7 @@ def llmctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_table_of_presets_says_what_each_one_comes_to() -> None:
-    pattern = r"^\| `([\w-]+)` \| ([\d.]+) M \| ([\d.]+) ([MG]) \| ([\d.e+]+) \|$"
+    pattern = r"^\| `([\w.-]+)` \| ([\d.]+) M \| ([\d.]+) ([MG]) \| ([\d.e+]+) \|$"
     table = {name: told for name, *told in re.findall(pattern, README, flags=re.MULTILINE)}
     assert list(table) == [preset.name for preset in list_presets()]
     for name, (millions, tokens, unit, flops) in table.items():

@@ -31,10 +31,18 @@ CHARTS = (
     ChartSpec("loss", "loss_nats", "loss nats", SKY),
     ChartSpec("val", "val_bpb", "val bpb", ORANGE, is_smoothed=False, has_floor=True),
     ChartSpec("core", "mean_centred", "CORE", PINK, is_smoothed=False, is_optional=True),
+    ChartSpec(
+        "experts", "busiest_share", "busiest expert %", ORANGE, 100, is_smoothed=False, is_optional=True
+    ),
+    ChartSpec("idlest", "idlest_share", "idlest expert %", SKY, 100, is_smoothed=False, is_optional=True),
     ChartSpec("throughput", "tokens_per_second", "tokens/s", GREEN),
     ChartSpec("mfu", "mfu", "MFU %", YELLOW, factor=100),
     ChartSpec("gradient", "grad_norm", "gradient norm", PINK),
     ChartSpec("rate", "learning_rate_scale", "learning rate scale", VERMILION, is_smoothed=False),
+    ChartSpec("balance", "balance_loss", "balance loss", VERMILION, is_smoothed=False, is_optional=True),
+    ChartSpec(
+        "router", "router_entropy_nats", "router entropy nats", PINK, is_smoothed=False, is_optional=True
+    ),
 )
 """In order of interest: a small terminal shows the first ones first."""
 

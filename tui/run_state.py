@@ -26,6 +26,7 @@ from trainer_daemon.contract.events import (
     CoreScored,
     Evaluated,
     Event,
+    ExpertsUsed,
     Finished,
     Notice,
     PrepareProgress,
@@ -273,6 +274,9 @@ class RunState:
             case CoreScored():
                 self._take_core(event, wall)
                 return {"curves", "notes"}
+            case ExpertsUsed():
+                self._take_expert_use(event, wall)
+                return {"curves"}
             case CheckpointSaved():
                 self._take_checkpoint(event, wall)
                 return {"curves", "checkpoints", "notes"}
@@ -393,6 +397,22 @@ class RunState:
         if e.missing == self._core_missing:  # other tasks are another scale, and no point of the same curve
             self._append_score("core_scored", e.step, wall, {"core": e.core, "mean_centred": e.mean_centred})
         self._note(wall, "good", f"step {count(e.step)}: {e.in_words()}")
+
+    def _take_expert_use(self, e: ExpertsUsed, wall: float) -> None:
+        """Over all layers, and of each: `busiest_share.3` is that of the fourth."""
+        values = {
+            "busiest_share": e.busiest_share,
+            "idlest_share": e.idlest_share,
+            "router_entropy_nats": e.router_entropy_nats,
+            "balance_loss": e.balance_loss,
+        }
+        for layer, (shares, entropy) in enumerate(zip(e.shares, e.entropies, strict=True)):
+            values |= {
+                f"busiest_share.{layer}": max(shares),
+                f"idlest_share.{layer}": min(shares),
+                f"router_entropy_nats.{layer}": entropy,
+            }
+        self._append_score("experts_used", e.step, wall, values)
 
     def _append_score(self, kind: str, step: int, wall: float, values: Mapping[str, float | None]) -> None:
         """A row of what is measured now and then; along the x axis count the tokens trained on."""

@@ -27,6 +27,7 @@ COMMON = (
     "data.source",
     "tokenizer.vocab_size",
     "optim.matrix_lr",
+    "muon.learning_rate",
     "adamw.learning_rate",
     "train.num_iterations",
     "train.target_param_data_ratio",

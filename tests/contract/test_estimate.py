@@ -7,10 +7,10 @@ from torch import Tensor
 from tests.engine.models.test_recompute import Allocations
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.estimate import (
-    ACTIVATIONS_PER_LAYER,
     JOURNAL_BYTES_PER_STEP,
     ActivationCheckpointing,
     Precision,
+    block_bytes,
     checkpoints_at_once,
     disk_needed_bytes,
     estimate_speed,
@@ -52,7 +52,14 @@ def size(tensors: list[Tensor]) -> int:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(
-    "shape", ["model.n_kv_head=none", "model.n_kv_head=2", "model.depth=1", "model.family=classic"]
+    "shape",
+    [
+        "model.n_kv_head=none",
+        "model.n_kv_head=2",
+        "model.depth=1",
+        "model.family=classic",
+        "model.family=moe",
+    ],
 )
 def test_weights_and_optimizer_state_are_exact(precision: Precision, shape: str) -> None:
     _, plan = planned(shape)
@@ -63,7 +70,7 @@ def test_weights_and_optimizer_state_are_exact(precision: Precision, shape: str)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
-@pytest.mark.parametrize("model", ["model.n_kv_head=2", "model.family=classic"])
+@pytest.mark.parametrize("model", ["model.n_kv_head=2", "model.family=classic", "model.family=moe"])
 def test_the_state_of_the_rank_that_has_most_is_exact(world_size: int, model: str) -> None:
     _, plan = planned(model)
     first = Ranks(0, world_size, torch.device("cpu"))
@@ -80,6 +87,8 @@ def test_the_state_of_the_rank_that_has_most_is_exact(world_size: int, model: st
         ["model.head_dim=32", "model.sequence_len=128"],
         ["model.family=classic"],
         ["model.family=classic", "model.depth=6", "model.sequence_len=128"],
+        ["model.family=moe"],
+        ["model.family=moe", "moe.experts_per_token=1", "moe.expert_ratio=4", "moe.latent_width=16"],
     ],
 )
 def test_activations_are_what_autograd_keeps(
@@ -106,9 +115,8 @@ def test_activations_are_what_autograd_keeps(
         - rank_memory(four, "fp32", on_cpu=True, checkpointing=checkpointing).activations
     )
     # the block that backward computes again is not there yet
-    per_block = 4 * 4 * four.shape.sequence_len * four.shape.n_embd
-    per_layer = ACTIVATIONS_PER_LAYER[four.shape.family]
-    again = (per_layer["off"] - per_layer[checkpointing]) * per_block
+    plain, kept = (block_bytes(four.shape, mode, 4) for mode in ("off", checkpointing))
+    again = (plain - kept) * 4 * four.shape.sequence_len
     assert told - chunk - again == pytest.approx(measured, rel=0.1)
 
 

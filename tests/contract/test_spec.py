@@ -204,13 +204,13 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
 
 def test_a_spec_from_before_there_were_families_is_the_same_spec_with_the_same_hash() -> None:
     old = RunSpec().model_dump(mode="json")
-    del old["model"]["family"], old["schedule"]["warmdown"]
+    del old["model"]["family"], old["schedule"]["warmdown"], old["schedule"]["restart_every"]
     spec = build_spec(old)
     assert spec.model.family == "nanochat"
     assert spec == RunSpec()
     as_it_was = json.dumps(old, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert spec.content_hash() == sha256(as_it_was.encode()).hexdigest()[:16]
-    for change in ("model.family=classic", "schedule.warmdown=cosine"):
+    for change in ("model.family=classic", "schedule.warmdown=cosine", "schedule.restart_every=2000"):
         assert build_spec({}, [change]).content_hash() != spec.content_hash()
 
 
@@ -236,7 +236,10 @@ def test_a_spec_has_the_keys_of_its_family_and_no_others() -> None:
     assert "adamw.learning_rate" not in flat_values(nanochat)
     assert flat_values(classic)["adamw.learning_rate"] == 3e-4
     assert not [key for key in flat_values(classic) if key.startswith("optim.")]
-    assert set(all_keys()) == {*flat_values(nanochat), *flat_values(classic)}
+    moe = flat_values(build_spec({}, ["model.family=moe"]))
+    assert {"moe.experts", "muon.momentum", "adamw.eps"} <= {*moe}
+    assert not [key for key in flat_values(classic) if key.startswith(("moe.", "muon."))]
+    assert set(all_keys()) == {*flat_values(nanochat), *flat_values(classic), *moe}
     differences = spec_differences(nanochat, classic)
     assert differences["model.family"] == ["nanochat", "classic"]
     assert differences["optim.matrix_lr"] == [0.02, None]

@@ -10,9 +10,9 @@ from cli.plan import as_toml, planned_vocab_size
 from presets.loader import Preset, find_preset, list_presets, preset_tables
 from tests.tiny import Recorder, run_tiny
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.estimate import ASSUMED_GPU_MFU, rank_memory
+from trainer_daemon.contract.estimate import ASSUMED_GPU_MFU, checkpoint_bytes, rank_memory
 from trainer_daemon.contract.hardware import bf16_peak_flops
-from trainer_daemon.contract.scaling import OneRate, training_plan
+from trainer_daemon.contract.scaling import Mixture, OneRate, TwoRates, training_plan
 from trainer_daemon.contract.spec import build_spec, spec_differences
 from trainer_daemon.engine.optim.schedule import learning_rate_scale
 
@@ -34,7 +34,14 @@ def preset(request: pytest.FixtureRequest) -> Preset:
 
 def test_the_default_comes_first_and_depths_in_their_order() -> None:
     depths = ["d4", "d6", "d8", "d12", "d16", "d20", "d24", "d26", "d28", "d32"]
-    assert [p.name for p in ALL] == ["stories", *depths, "pile-406m", "d26-feb2026", "tinystories"]
+    assert [p.name for p in ALL] == [
+        "stories",
+        *depths,
+        "moe-1.6b",
+        "pile-406m",
+        "d26-feb2026",
+        "tinystories",
+    ]
 
 
 def test_a_preset_is_valid_and_divides_on_the_machines_it_is_for(preset: Preset) -> None:
@@ -48,7 +55,7 @@ def test_a_preset_is_valid_and_divides_on_the_machines_it_is_for(preset: Preset)
 
 
 def test_a_depth_is_named_by_itself(preset: Preset) -> None:
-    if "stories" not in preset.name and preset.name != "pile-406m":
+    if "stories" not in preset.name and preset.name not in ("moe-1.6b", "pile-406m"):
         spec = build_spec(preset_tables(preset.name))
         assert f"d{spec.model.depth}" == preset.name.removesuffix("-feb2026")
         assert spec.train.micro_batch_size == (
@@ -129,8 +136,42 @@ def test_the_model_of_the_pile_is_the_original_s() -> None:
     assert memory.optimizer == pytest.approx(4 * 406_359_168, rel=0.001)  # two moments, of half of it
 
 
+def test_the_mixture_is_the_original_s_but_for_the_embedding_that_muon_had() -> None:
+    spec = build_spec(preset_tables("moe-1.6b"))
+    eight = training_plan(spec, planned_vocab_size(spec), 8)
+    assert (eight.parameters.total, eight.parameters.active) == (1_575_914_496, 766_675_968)
+    assert (eight.shape.n_layer, eight.shape.n_embd, eight.shape.n_head, eight.shape.head_dim) == (
+        24,
+        1024,
+        32,
+        32,
+    )
+    assert eight.shape.mixture == Mixture(6, 2, 2744, 64, 0.01)
+    assert (eight.micro_batch_size, eight.grad_accum_steps, eight.global_batch_tokens) == (2, 1, 131_072)
+    assert (eight.learning_rates, eight.weight_decay) == (TwoRates(1.5e-3, 3e-4), 0)
+    assert (spec.adamw.weight_decay, spec.adamw.betas, spec.train.grad_clip_norm) == (
+        0.01,
+        (0.9, 0.999),
+        None,
+    )
+    scales = [
+        learning_rate_scale(step, eight.total_steps, spec.schedule) for step in (0, 1000, 1999, 2000, 59_999)
+    ]
+    assert scales == pytest.approx([1, 0.75, 0.5, 1, 0.5], abs=1e-5)
+    assert spec.eval.core_tasks == ("hellaswag_zeroshot",)
+    # FLOPs of what a token meets: two routed experts and the shared one of seven
+    seven_experts = 24 * 7 * 3 * 1024 * 2744
+    attention = 24 * 12 * 1024 * 8192
+    dense = 6 * (eight.parameters.matrices + eight.parameters.unembedding) + attention
+    assert dense - eight.flops_per_token == 6 * seven_experts * 4 // 7
+    alone = rank_memory(eight.in_portions_of(1), "bf16", on_cpu=False)
+    assert alone.weights == alone.gradients == 4 * 1_575_914_496
+    assert checkpoint_bytes(eight.shape, "bf16") == 4 * (1_575_914_496 + 1_469_792_256 + 2 * 106_122_240)
+
+
 @pytest.mark.parametrize(
-    "name", ["stories", "d4", "pile-406m", pytest.param("d6", marks=pytest.mark.slow), "d26-feb2026"]
+    "name",
+    ["stories", "d4", "moe-1.6b", "pile-406m", pytest.param("d6", marks=pytest.mark.slow), "d26-feb2026"],
 )
 def test_a_preset_trains_some_steps_on_a_text_and_a_batch_that_a_test_can_pay_for(
     name: str, home: Path, tmp_path: Path
@@ -147,7 +188,8 @@ def test_a_preset_trains_some_steps_on_a_text_and_a_batch_that_a_test_can_pay_fo
             "runtime.precision=fp32",
         ),
         *(("model.depth=2", "model.aspect_ratio=64") if name.startswith("d26") else ()),
-        *(("model.depth=2", "tokenizer.name=trained") if name == "pile-406m" else ()),
+        *(("model.depth=2", "tokenizer.name=trained") if name in ("moe-1.6b", "pile-406m") else ()),
+        *(("model.aspect_ratio=64", "eval.core_every=off") if name == "moe-1.6b" else ()),
     ]
     seen = Recorder()
     finished, _ = run_tiny(build_spec(preset_tables(name), small), home, seen, tmp_path)

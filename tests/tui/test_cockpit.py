@@ -16,6 +16,7 @@ from trainer_daemon.contract.events import (
     CommandDone,
     CoreScored,
     Evaluated,
+    ExpertsUsed,
     PhaseChanged,
     PrepareProgress,
     Resumed,
@@ -540,6 +541,32 @@ def test_the_grid_shows_as_many_charts_as_can_be_read(
     size: tuple[int, int], charts: int, shape: tuple[int, int]
 ) -> None:
     assert grid_shape(*size, charts) == shape
+
+
+async def test_a_mixture_has_charts_of_its_experts_and_other_runs_have_none(runs: Runs) -> None:
+    plain = runs.completed("plain", 40)
+    written = runs.create("mixture", 40)
+    written.begin()
+    for step in range(1, 41):
+        written.train(step, step)
+        if step % 10 == 0:
+            shares = [[0.5, 0.3, 0.2], [0.4, 0.4 + step / 1000, 0.2 - step / 1000]]
+            written.tell("train", ExpertsUsed(step, 10, 1.1, 0.9, 0.5, 0.2 - step / 1000, shares, [0.8, 1.0]))
+    written.end()
+    written.close()
+    async with Cockpit(written.run).run_test(size=LARGE) as pilot:
+        screen = await opened(pilot)
+        grid = screen.query_one(ChartGrid)
+        await until(pilot, lambda: len(grid.offered) == 10)
+        titles = {chart.spec.title for chart in grid.offered}
+        assert {"busiest expert %", "idlest expert %", "balance loss", "router entropy nats"} <= titles
+        curves = {m: screen.state.history.curve(m) for m in ("idlest_share", "busiest_share.1")}
+        assert [curve is not None and curve.y.round(3).tolist() for curve in curves.values()] == [
+            [0.19, 0.18, 0.17, 0.16],
+            [0.41, 0.42, 0.43, 0.44],
+        ]
+        screen.open_run(plain)
+        await until(pilot, lambda: len(grid.offered) == 6)
 
 
 async def test_core_has_a_chart_and_a_figure_where_a_run_is_asked_for_it(runs: Runs) -> None:

@@ -16,6 +16,11 @@ RATES: dict[Family, dict[str, str]] = {
         "any_rate": "optim.*_lr",
     },
     "classic": dict.fromkeys(("rates", "rate", "any_rate"), "adamw.learning_rate"),
+    "moe": {
+        "rates": "muon.learning_rate and adamw.learning_rate",
+        "rate": "muon.learning_rate",
+        "any_rate": "muon.learning_rate, adamw.learning_rate",
+    },
 }
 """What a family's learning rates are called in a spec."""
 

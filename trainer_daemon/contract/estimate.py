@@ -1,12 +1,13 @@
 """What a plan will take: memory, disk, time and money, by arithmetic alone.
 
 Sizes of weights, optimizer state and checkpoints are exact, since the engine's dtypes are fixed: matrices, head and
-scalars in fp32, embedding tables in bf16 or fp32 (of family classic always fp32), AdamW's moments in the dtype of their
+scalars in fp32, embedding tables in bf16 or fp32 (of families classic and moe always fp32), AdamW's moments in the dtype of their
 parameter, Muon's in fp32.
 Activations and speed are estimates, and each says what it rests on.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, lcm
 from typing import Literal
@@ -19,8 +20,10 @@ from trainer_daemon.contract.scaling import (
     TrainingPlan,
     classic_matrices,
     count_parameters,
+    moe_expanders,
+    moe_muon_matrices,
 )
-from trainer_daemon.contract.spec import Family, RunSpec
+from trainer_daemon.contract.spec import RunSpec
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
 ActivationCheckpointing = Literal["off", "block", "selective"]
@@ -30,7 +33,7 @@ ACTIVATION_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8"
 TABLE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 4, "fp8": 2}
 """Embedding tables, their gradients and moments: fp16 has too little range for these."""
 
-ACTIVATIONS_PER_LAYER: dict[Family, dict[ActivationCheckpointing, float]] = {
+ACTIVATIONS_PER_LAYER: dict[Literal["nanochat", "classic"], dict[ActivationCheckpointing, float]] = {
     "nanochat": {"off": 16.8, "selective": 12.6, "block": 2.5},
     "classic": {"off": 12.1, "selective": 11.1, "block": 1.0},
 }
@@ -38,8 +41,30 @@ ACTIVATIONS_PER_LAYER: dict[Family, dict[ActivationCheckpointing, float]] = {
 model, compiled it keeps fewer."""
 RESIDUALS_PER_LAYER: dict[ActivationCheckpointing, float] = {"off": 2.0, "selective": 2.0, "block": 1.0}
 """Of them, in family classic, those of the residual stream, which stays in fp32."""
-ACTIVATIONS_AROUND: dict[Family, float] = {"nanochat": 4, "classic": 2}
+ACTIVATIONS_AROUND: dict[Literal["nanochat", "classic"], float] = {"nanochat": 4, "classic": 2}
 """The same as of a block, of what stands before and after the blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureActivations:
+    """What autograd keeps of one block of family moe, per token; counted as those of the other families were."""
+
+    fp32_per_channel: int
+    per_channel: int
+    per_inner: int
+    """Of an expert's inner width, for each expert that the token meets."""
+    per_routed_channel: int
+    """Of the width, for each expert that the token is sent to."""
+    per_latent: int
+
+
+MIXTURE_ACTIVATIONS: dict[ActivationCheckpointing, MixtureActivations] = {
+    "off": MixtureActivations(10, 0, 4, 2, 2),
+    "selective": MixtureActivations(0, 7, 2, 1, 2),
+    "block": MixtureActivations(1, 0, 0, 0, 0),
+}
+MIXTURE_AROUND_FP32, MIXTURE_AROUND = 2, 1
+"""Values per token and channel before and after the blocks of family moe, in fp32 and in the compute dtype."""
 LOSS_COPIES = 3
 """fp32 copies of a chunk's logits that the loss holds at a time."""
 LOSS_ROWS_ON_GPU = 8192
@@ -81,6 +106,8 @@ def matrix_shapes(shape: ModelShape) -> list[tuple[int, int]]:
     """(rows, cols) of every matrix that Muon updates."""
     if shape.family == "classic":
         return []
+    if shape.family == "moe":
+        return moe_muon_matrices(shape)
     C, kv_width = shape.n_embd, shape.n_kv_head * shape.head_dim
     block = [(C, C), (kv_width, C), (kv_width, C), (C, C), (4 * C, C), (C, 4 * C)]
     gates = sum(shape.has_value_embedding(layer) for layer in range(shape.n_layer))
@@ -102,13 +129,21 @@ def table_bytes(shape: ModelShape, precision: Precision) -> int:
 def optimizer_bytes(shape: ModelShape, precision: Precision, world_size: int = 1) -> int:
     """State of the rank that has most: rows of every table, matrices of every shape, all of the scalars.
 
-    AdamW: two moments a parameter. Muon: a momentum a parameter and one second moment an index of the longer side.
+    AdamW: two moments a parameter. Muon: a momentum a parameter and, but in family moe, one second moment an index of the
+    longer side.
     """
     p = count_parameters(shape)
     if shape.family == "classic":
         C, table = shape.n_embd, shape.padded_vocab_size
         tensors = [*classic_matrices(shape), (table, C), (table, C), (shape.learned_positions, C)]
-        return 2 * FP32 * (sum(ceil(rows / world_size) * cols for rows, cols in tensors) + p.scalars)
+        return _adamw_bytes(tensors, p.scalars, world_size)
+    if shape.family == "moe":
+        tensors = [*moe_expanders(shape), *[(shape.padded_vocab_size, shape.n_embd)] * 2]
+        momentum = sum(
+            ceil(count / world_size) * rows * cols
+            for (rows, cols), count in Counter(matrix_shapes(shape)).items()
+        )
+        return _adamw_bytes(tensors, p.scalars, world_size) + FP32 * momentum
     own_rows = ceil(shape.padded_vocab_size / world_size)
     head, tables = (
         own_rows * parameters // shape.padded_vocab_size
@@ -122,6 +157,11 @@ def optimizer_bytes(shape: ModelShape, precision: Precision, world_size: int = 1
     return adamw + muon
 
 
+def _adamw_bytes(tensors: Iterable[tuple[int, int]], scalars: int, world_size: int) -> int:
+    """In fp32, of (rows, values of each) whose rows are split, and of what every rank has whole."""
+    return 2 * FP32 * (sum(ceil(rows / world_size) * cols for rows, cols in tensors) + scalars)
+
+
 def checkpoint_bytes(shape: ModelShape, precision: Precision) -> int:
     """Tensors of one checkpoint; its JSON and random-generator states add some kilobytes and the tokenizer."""
     return weight_bytes(shape, precision) + optimizer_bytes(shape, precision)
@@ -131,16 +171,16 @@ def rank_memory(
     plan: TrainingPlan, precision: Precision, *, on_cpu: bool, checkpointing: ActivationCheckpointing = "off"
 ) -> RankMemory:
     """Activations = rows x T x (16.8 L + 4) x C x item bytes + 3 x chunk x V x 4 (of family classic 12.1 L + 2, of which 2 L in
-    fp32); weights and gradients are whole on every rank, the optimizer's state and work are split.
+    fp32; of family moe by what a token meets); weights and gradients are whole on every rank, the optimizer's state and work are split.
 
     With activation checkpointing fewer than 16.8, and those of the one block that is being computed again.
     """
     shape = plan.shape
     tokens = plan.micro_batch_size * shape.sequence_len
     item = ACTIVATION_BYTES[precision]
-    of_a_block, of_a_plain_block = (_bytes_of_a_block(shape, mode, item) for mode in (checkpointing, "off"))
+    of_a_block, of_a_plain_block = (block_bytes(shape, mode, item) for mode in (checkpointing, "off"))
     again = of_a_plain_block - of_a_block
-    kept = (of_a_block * shape.n_layer + again + ACTIVATIONS_AROUND[shape.family] * item) * shape.n_embd
+    kept = of_a_block * shape.n_layer + again + _bytes_around(shape, item)
     chunk = min(tokens, LOSS_ROWS_ON_CPU if on_cpu else LOSS_ROWS_ON_GPU)
     largest_stack = max(
         (
@@ -159,11 +199,28 @@ def rank_memory(
     )
 
 
-def _bytes_of_a_block(shape: ModelShape, mode: ActivationCheckpointing, item: int) -> float:
-    """What autograd keeps of one block, for a token and a channel."""
-    values = ACTIVATIONS_PER_LAYER[shape.family][mode]
+def _bytes_around(shape: ModelShape, item: int) -> float:
+    """What autograd keeps before and after the blocks, for a token."""
+    if shape.family == "moe":
+        return (FP32 * MIXTURE_AROUND_FP32 + item * MIXTURE_AROUND) * shape.n_embd
+    return ACTIVATIONS_AROUND[shape.family] * item * shape.n_embd
+
+
+def block_bytes(shape: ModelShape, mode: ActivationCheckpointing, item: int) -> float:
+    """What autograd keeps of one block, for a token, where the compute dtype has `item` bytes."""
+    if shape.family == "moe":
+        m, of = shape.mixture, MIXTURE_ACTIVATIONS[mode]
+        assert m is not None
+        values = (
+            of.per_channel * shape.n_embd
+            + of.per_inner * m.expert_width * (m.experts_per_token + 1)
+            + of.per_routed_channel * shape.n_embd * m.experts_per_token
+            + of.per_latent * m.latent_width
+        )
+        return FP32 * of.fp32_per_channel * shape.n_embd + item * values
+    per_channel = ACTIVATIONS_PER_LAYER[shape.family][mode]
     in_fp32 = RESIDUALS_PER_LAYER[mode] if shape.family == "classic" else 0.0
-    return FP32 * in_fp32 + item * (values - in_fp32)
+    return (FP32 * in_fp32 + item * (per_channel - in_fp32)) * shape.n_embd
 
 
 def usable_bytes(memory_bytes: int, *, on_cpu: bool) -> int:

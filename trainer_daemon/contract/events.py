@@ -370,6 +370,29 @@ class TrainStep(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertsUsed(Event):
+    """How a mixture of experts sent its tokens: means over all batches of all ranks in the steps since the one before. A
+    share is of the choices in one layer, of which a token makes as many as it meets routed experts."""
+
+    step: int
+    """The last one of these steps."""
+    steps: int
+    balance_loss: float
+    """Mean over the layers of E x the sum over its experts of (mean router probability x share of tokens that prefer it): 1 when
+    all are alike, E when one has everything. Training adds moe.balance_weight times it to the loss that is reported."""
+    router_entropy_nats: float
+    """Mean over layers and tokens of the entropy of the router's probabilities; ln E: it does not tell experts apart."""
+    busiest_share: float
+    """The largest share of any expert of any layer; 1/E when all are alike."""
+    idlest_share: float
+    """The smallest one; 0: an expert that learns nothing."""
+    shares: list[list[float]]
+    """Of each expert, by layer."""
+    entropies: list[float]
+    """Of the router's probabilities in nats, by layer."""
+
+
+@dataclass(frozen=True, slots=True)
 class RanksPaced(Event):
     """What each rank took for the part of a step before ranks wait for each other: medians over the steps before. A run of
     one rank has nobody to wait for, and none."""

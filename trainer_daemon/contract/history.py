@@ -30,7 +30,7 @@ from trainer_daemon.contract.rundir import write_durably
 
 STEPS_PER_GROUP = 64
 """Of so many steps in a row two are kept."""
-EVERY = {b"ranks_paced": 16, b"system_sampled": 32}
+EVERY = {b"ranks_paced": 16, b"experts_used": 16, b"system_sampled": 32}
 """Of these other kinds one in so many is kept."""
 THINNED: tuple[Stream, ...] = ("train", "system")
 """The streams that have such kinds."""

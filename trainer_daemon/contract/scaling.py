@@ -3,7 +3,7 @@
 No torch and no I/O: `plan` says these numbers before a GPU is touched, and the engine builds from the same ones.
 Laws: batch size after Power Lines (arXiv 2505.13738), weight decay at constant T_epoch (arXiv 2405.13698),
 learning rates with the square root of the batch; all anchored at depth 12. The anchors are tuned values, and those of
-rates and decay are of the family nanochat: the family classic takes them as they are given.
+rates and decay are of the family nanochat: the others take them as they are given.
 """
 
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from math import ceil, log2, sqrt
 from typing import Literal
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.spec import Family, ModelSpec, RunSpec
+from trainer_daemon.contract.spec import Family, ModelSpec, MoESpec, RunSpec
 
 ANCHOR_SCALING_PARAMETERS = 110_100_912
 """Matrices + head of depth 12 at a vocabulary of 32768: where the hyper-parameters were tuned."""
@@ -21,6 +21,19 @@ VALUE_GATE_CHANNELS = 12
 """Leading channels of a block's input that the value-embedding gate reads."""
 SMEAR_GATE_CHANNELS = 24
 """Leading channels of the embedding that the smear gate reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Of family moe: what a block's experts and latents measure."""
+
+    n_experts: int
+    """Among which the router chooses; one more sees every token."""
+    experts_per_token: int
+    expert_width: int
+    latent_width: int
+    balance_weight: float
+    """Of the loss that keeps experts evenly used; decides no tensor's shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,8 @@ class ModelShape:
     windows: tuple[int, ...]
     """Per layer: how many keys before its own a query sees (window w: keys i-w..i)."""
     family: Family = "nanochat"
+    mixture: Mixture | None = None
+    """Of family moe."""
 
     @property
     def learned_positions(self) -> int:
@@ -45,8 +60,8 @@ class ModelShape:
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding tables and the head: the vocabulary rounded up to a multiple of 64."""
-        return 64 * ceil(self.vocab_size / 64)
+        """Rows of the embedding tables and the head: the vocabulary rounded up to a multiple of 64; of family moe as it is."""
+        return self.vocab_size if self.family == "moe" else 64 * ceil(self.vocab_size / 64)
 
     def has_value_embedding(self, layer: int) -> bool:
         """Of family nanochat: every second layer, the last one always."""
@@ -64,6 +79,13 @@ class ParameterCounts:
     unembedding: int
     scalars: int
     """Whatever is no matrix: gates and lambdas, or biases and norms."""
+    inactive: int = 0
+    """Of the matrices: those of the experts that a token is not sent to."""
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token meets."""
+        return self.total - self.inactive
 
     @property
     def total(self) -> int:
@@ -71,8 +93,8 @@ class ParameterCounts:
 
     @property
     def scaling(self) -> int:
-        """What the scaling laws count: matrices + head."""
-        return self.matrices + self.unembedding
+        """What the scaling laws count: matrices + head, as far as one token meets them."""
+        return self.matrices - self.inactive + self.unembedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +118,17 @@ class OneRate:
 
 
 @dataclass(frozen=True, slots=True)
+class TwoRates:
+    """Peak learning rates of family moe."""
+
+    muon: float
+    adamw: float
+
+
+Rates = LearningRates | OneRate | TwoRates
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """What a spec implies for one vocabulary and world size."""
 
@@ -108,7 +141,7 @@ class TrainingPlan:
     world_size: int
     total_steps: int
     horizon: Literal["num_iterations", "target_flops", "target_param_data_ratio"]
-    learning_rates: LearningRates | OneRate
+    learning_rates: Rates
     weight_decay: float
     """Muon's weight decay after scaling, before its schedule; AdamW's of family classic."""
 
@@ -145,8 +178,8 @@ def short_window(sequence_len: int, fraction: float) -> int:
     return min(128 * ceil(sequence_len * fraction / 128), sequence_len)
 
 
-def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
-    """The dimensions that a depth implies. Raises SpecError for a width below that of the smear's gate, and for key/value
+def model_shape(model: ModelSpec, vocab_size: int, moe: MoESpec | None = None) -> ModelShape:
+    """The dimensions that a depth implies; `moe` counts for that family alone, None: as it stands by default. Raises SpecError for a width below that of the smear's gate, and for key/value
     heads that do not divide the heads."""
     n_head = ceil(model.depth * model.aspect_ratio / model.head_dim)
     if model.family == "nanochat" and n_head * model.head_dim < SMEAR_GATE_CHANNELS:
@@ -162,11 +195,12 @@ def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
         )
     size = {"L": model.sequence_len, "S": short_window(model.sequence_len, model.short_window_fraction)}
     pattern = model.window_pattern if model.family == "nanochat" else "L"
+    n_embd = n_head * model.head_dim
     windows = [size[pattern[layer % len(pattern)]] for layer in range(model.depth)]
     windows[-1] = model.sequence_len
     return ModelShape(
         n_layer=model.depth,
-        n_embd=n_head * model.head_dim,
+        n_embd=n_embd,
         n_head=n_head,
         n_kv_head=n_kv_head,
         head_dim=model.head_dim,
@@ -174,6 +208,17 @@ def model_shape(model: ModelSpec, vocab_size: int) -> ModelShape:
         vocab_size=vocab_size,
         windows=tuple(windows),
         family=model.family,
+        mixture=_mixture(moe or MoESpec(), n_embd) if model.family == "moe" else None,
+    )
+
+
+def _mixture(moe: MoESpec, n_embd: int) -> Mixture:
+    return Mixture(
+        n_experts=moe.experts,
+        experts_per_token=moe.experts_per_token,
+        expert_width=8 * max(1, round(moe.expert_ratio * n_embd / 8)),
+        latent_width=moe.latent_width,
+        balance_weight=moe.balance_weight,
     )
 
 
@@ -183,10 +228,27 @@ def classic_matrices(shape: ModelShape) -> list[tuple[int, int]]:
     return [(3 * C, C), (C, C), (4 * C, C), (C, 4 * C)] * shape.n_layer
 
 
+def moe_muon_matrices(shape: ModelShape) -> list[tuple[int, int]]:
+    """(rows, cols) of every matrix inside the blocks of family moe, an expert's each for itself."""
+    assert shape.mixture is not None
+    m, C = shape.mixture, shape.n_embd
+    attention = [(C, C), (m.latent_width, C), (m.latent_width, C), (C, C)]
+    experts = [(m.expert_width, C), (m.expert_width, C), (C, m.expert_width)] * (m.n_experts + 1)
+    return [*attention, (m.n_experts, C), *experts] * shape.n_layer
+
+
+def moe_expanders(shape: ModelShape) -> list[tuple[int, int]]:
+    """(heads, values of each) of the tensors of family moe that make keys and values out of latents."""
+    assert shape.mixture is not None
+    return [(shape.n_head, shape.mixture.latent_width * shape.head_dim)] * 2 * shape.n_layer
+
+
 def count_parameters(shape: ModelShape) -> ParameterCounts:
     """Parameters by kind; equal to what the built model has."""
     if shape.family == "classic":
         return _count_classic(shape)
+    if shape.mixture is not None:
+        return _count_moe(shape, shape.mixture)
     C, table = shape.n_embd, shape.padded_vocab_size
     kv_width = shape.n_kv_head * shape.head_dim
     value_layers = sum(shape.has_value_embedding(layer) for layer in range(shape.n_layer))
@@ -213,8 +275,22 @@ def _count_classic(shape: ModelShape) -> ParameterCounts:
     )
 
 
+def _count_moe(shape: ModelShape, m: Mixture) -> ParameterCounts:
+    C, table = shape.n_embd, shape.padded_vocab_size
+    an_expert = 3 * C * m.expert_width
+    return ParameterCounts(
+        matrices=sum(rows * cols for rows, cols in (*moe_muon_matrices(shape), *moe_expanders(shape))),
+        embedding=table * C,
+        value_embedding=0,
+        unembedding=table * C,
+        scalars=C * (2 * shape.n_layer + 1),
+        inactive=shape.n_layer * (m.n_experts - m.experts_per_token) * an_expert,
+    )
+
+
 def flops_per_token(shape: ModelShape) -> int:
-    """Forward + backward FLOPs of one token: 6 a matmul weight, 12·H·D a visible key (whole window, not the causal half)."""
+    """Forward + backward FLOPs of one token: 6 a matmul weight that it meets, 12·H·D a visible key (whole window, not the
+    causal half)."""
     parameters = count_parameters(shape)
     attention = sum(12 * shape.n_head * shape.head_dim * min(w, shape.sequence_len) for w in shape.windows)
     smear = SMEAR_GATE_CHANNELS if shape.family == "nanochat" else 0
@@ -232,7 +308,7 @@ def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPl
 
     With train.micro_batch_size=auto a rank takes its whole share of a step at once, until it is known what fits.
     """
-    shape = model_shape(spec.model, vocab_size)
+    shape = model_shape(spec.model, vocab_size, spec.moe)
     parameters = count_parameters(shape)
     flops = flops_per_token(shape)
     batch = spec.train.global_batch_tokens or batch_tokens_for(parameters.scaling)
@@ -275,12 +351,12 @@ def training_plan(spec: RunSpec, vocab_size: int, world_size: int) -> TrainingPl
     )
 
 
-def _peaks(
-    spec: RunSpec, shape: ModelShape, parameters: ParameterCounts, batch: int
-) -> tuple[LearningRates | OneRate, float]:
+def _peaks(spec: RunSpec, shape: ModelShape, parameters: ParameterCounts, batch: int) -> tuple[Rates, float]:
     """Learning rates and weight decay at this batch and model."""
     if shape.family == "classic":
         return OneRate(spec.adamw.learning_rate), spec.adamw.weight_decay
+    if shape.family == "moe":
+        return TwoRates(spec.muon.learning_rate, spec.adamw.learning_rate), spec.muon.weight_decay
     batch_scale = sqrt(batch / ANCHOR_BATCH_TOKENS)
     width_scale = (shape.n_embd / ANCHOR_WIDTH) ** -0.5
     optim = spec.optim

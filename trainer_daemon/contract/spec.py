@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -49,21 +49,30 @@ Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Betas = tuple[Decay, Decay]
 """Of AdamW's first and second moment."""
 
-Family = Literal["nanochat", "classic"]
+Family = Literal["nanochat", "classic", "moe"]
 """nanochat: rotary positions, windows, value embeddings and residual scalars, trained by Muon and AdamW. classic: the GPT of the
-textbooks, with learned positions, LayerNorm, ReLU, biases and an untied head, trained by AdamW alone."""
+textbooks, with learned positions, LayerNorm, ReLU, biases and an untied head, trained by AdamW alone. moe: a mixture of
+experts with keys and values from latents, trained by Muon and AdamW."""
 FOREIGN: dict[Family, tuple[str, ...]] = {
-    "nanochat": ("adamw",),
+    "nanochat": ("moe", "muon", "adamw"),
     "classic": (
         "model.n_kv_head",
         "model.window_pattern",
         "model.short_window_fraction",
+        "moe",
         "optim",
+        "muon",
         "schedule.weight_decay",
     ),
+    "moe": ("model.n_kv_head", "model.window_pattern", "model.short_window_fraction", "optim"),
 }
 """Sections and keys that mean nothing to a family: refused where they are given, and no part of its specs."""
-YOUNGER_THAN_HASHES = ("model.family", "schedule.warmdown")
+RATES_ARE_IN: dict[Family, str] = {
+    "nanochat": "section optim",
+    "classic": "section adamw",
+    "moe": "sections muon and adamw",
+}
+YOUNGER_THAN_HASHES = ("model.family", "schedule.warmdown", "schedule.restart_every")
 """Not in the hash while they are as they always were, so that older specs keep theirs."""
 
 
@@ -86,7 +95,8 @@ class ModelSpec(Section):
 
     family: Family = "nanochat"
     """Which network it is. `nanochat`: rotary positions, sliding windows, value embeddings; Muon and AdamW (section optim).
-    `classic`: learned positions, LayerNorm, ReLU, biases, an untied head; AdamW (section adamw)."""
+    `classic`: learned positions, LayerNorm, ReLU, biases, an untied head; AdamW (section adamw). `moe`: a mixture of experts
+    (section moe), rotary positions, keys and values from latents; Muon and AdamW (sections muon, adamw)."""
     depth: int = Field(default=20, ge=1, le=128)
     """Number of blocks, and the one dial: width = aspect_ratio x depth, rounded up to a multiple of head_dim."""
     aspect_ratio: int = Field(default=64, ge=1, le=1024)
@@ -101,6 +111,21 @@ class ModelSpec(Section):
     """Attention window of each layer, tiled over depth: L full context, S a part; the last layer is always L."""
     short_window_fraction: float = Field(default=0.25, gt=0, le=1, allow_inf_nan=False)
     """What S sees of the context, rounded up to a multiple of 128 tokens."""
+
+
+class MoESpec(Section):
+    """The mixture of experts in every block of model.family moe. Beside the routed experts there is one that sees every token."""
+
+    experts: int = Field(default=6, ge=1, le=1024)
+    """Experts of a block among which its router chooses."""
+    experts_per_token: int = Field(default=2, ge=1, le=64)
+    """How many of them a token is sent to; none is ever full."""
+    expert_ratio: float = Field(default=2.68, gt=0, le=64, allow_inf_nan=False)
+    """Inner width of an expert in widths of the model, rounded to a multiple of 8."""
+    latent_width: int = Field(default=64, ge=1, le=1 << 14)
+    """Width of the latent that the keys of all heads are made from, and of the one for the values."""
+    balance_weight: float = Field(default=0.01, ge=0, le=100, allow_inf_nan=False)
+    """Weight of the loss that keeps experts evenly used, beside the cross-entropy in nats; the reported loss is without it."""
 
 
 class DataSpec(Section):
@@ -205,8 +230,20 @@ class OptimSpec(Section):
     """Decay of the second moments by which NorMuon evens out rows."""
 
 
+class MuonSpec(Section):
+    """Muon for the matrices inside the blocks, of model.family moe. Rates are taken as they are, whatever the batch and width."""
+
+    learning_rate: PositiveRate = 1.5e-3
+    """Peak rate of a square matrix; one with more rows than columns takes the root of their ratio times it."""
+    momentum: Decay = 0.95
+    """Share of the mean gradient that one step keeps."""
+    weight_decay: float = Field(default=0.0, ge=0, le=100, allow_inf_nan=False)
+    """At the first step; schedule.weight_decay says how it falls."""
+
+
 class AdamWSpec(Section):
-    """AdamW for all parameters alike, of model.family classic. Rates are taken as they are, whatever the batch and width."""
+    """AdamW for all parameters alike, of model.family classic; of family moe for what Muon does not take: embedding, head,
+    norms and the tensors that expand latents. Rates are taken as they are, whatever the batch and width."""
 
     learning_rate: PositiveRate = 3e-4
     """Peak rate."""
@@ -218,8 +255,15 @@ class AdamWSpec(Section):
     """Of every tensor of two or more dimensions, embeddings among them; biases and norms have none."""
 
 
+class MuonAndAdamW(NamedTuple):
+    """The sections of the two optimizers of model.family moe."""
+
+    muon: MuonSpec
+    adamw: AdamWSpec
+
+
 class ScheduleSpec(Section):
-    """How the learning rate moves over a run: linear warm-up, constant, warm-down."""
+    """How the learning rate moves over a run: linear warm-up, constant, warm-down; or waves."""
 
     warmup_steps: int = Field(default=40, ge=0)
     """Steps of linear warm-up."""
@@ -229,6 +273,9 @@ class ScheduleSpec(Section):
     """Whether the warm-down is a line or half a cosine."""
     final_lr_frac: Fraction = 0.05
     """Multiplier that the warm-down ends at."""
+    restart_every: int | None = Field(default=None, ge=1)
+    """Steps of a wave: after the warm-up the rate falls from its peak to `final_lr_frac` along half a cosine and begins anew,
+    again and again (warm restarts), in place of one warm-down. None: no waves."""
     learning_rate_factor: PositiveRate = 1.0
     """Factor on every learning rate of the whole schedule: the dial to turn while a run trains, with `llmctl set`."""
     weight_decay: Literal["cosine", "linear"] = "cosine"
@@ -397,9 +444,11 @@ class RunSpec(Section):
     seed: int = Field(default=42, ge=0, lt=1 << 63)
     """Seeds initial weights, row order and sampling."""
     model: ModelSpec = ModelSpec()
+    moe: MoESpec = MoESpec()
     data: DataSpec = DataSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     optim: OptimSpec = OptimSpec()
+    muon: MuonSpec = MuonSpec()
     adamw: AdamWSpec = AdamWSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     train: TrainSpec = TrainSpec()
@@ -414,11 +463,29 @@ class RunSpec(Section):
     def _cross_field_rules(self) -> Self:
         family = self.model.family
         if strange := _given(self, FOREIGN[family]):
-            whose = next(other for other, foreign in FOREIGN.items() if foreign != FOREIGN[family])
-            instead = "section adamw" if family == "classic" else "section optim"
+            whose = " and ".join(
+                other for other, foreign in FOREIGN.items() if not {*strange} & {*_given(self, foreign)}
+            )
             raise ValueError(
-                f"{', '.join(strange)}: not of model.family {family} but of {whose}; take it out (rates and decay of "
-                f"{family} are in {instead})"
+                f"{', '.join(strange)}: not of model.family {family}{whose and f' but of {whose}'}; take it out (rates and "
+                f"decay of {family} are in {RATES_ARE_IN[family]})"
+            )
+        if family == "moe" and self.moe.experts_per_token > self.moe.experts:
+            raise ValueError(
+                f"moe.experts_per_token: {self.moe.experts_per_token} of {self.moe.experts} experts cannot be chosen; "
+                f"at most {self.moe.experts}"
+            )
+        usual = ScheduleSpec()
+        if self.schedule.restart_every is not None and (
+            one_fall := [
+                f"schedule.{key}"
+                for key in ("warmdown", "warmdown_ratio")
+                if getattr(self.schedule, key) != getattr(usual, key)
+            ]
+        ):
+            raise ValueError(
+                f"{', '.join(one_fall)}: there is no one warm-down where schedule.restart_every makes waves; take one of the "
+                f"two out"
             )
         if self.runtime.precision == "fp8":
             if self.runtime.device in ("cpu", "mps"):
@@ -453,9 +520,15 @@ class RunSpec(Section):
         return tables
 
     @property
-    def optimizer(self) -> OptimSpec | AdamWSpec:
-        """The section of the family's optimizer."""
-        return self.optim if self.model.family == "nanochat" else self.adamw
+    def optimizer(self) -> OptimSpec | AdamWSpec | MuonAndAdamW:
+        """The sections of the family's optimizer."""
+        match self.model.family:
+            case "nanochat":
+                return self.optim
+            case "classic":
+                return self.adamw
+            case "moe":
+                return MuonAndAdamW(self.muon, self.adamw)
 
     def canonical_json(self) -> str:
         """The spec as one line of JSON with sorted keys: the same spec gives the same bytes."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer_daemon.contract.events import Command, Phase, PhaseChanged
-from trainer_daemon.contract.scaling import LearningRates, OneRate, TrainingPlan
+from trainer_daemon.contract.scaling import Rates, TrainingPlan
 from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.engine.checkpoint.files import Progress
 from trainer_daemon.engine.checkpoint.saver import Saver
@@ -167,6 +167,6 @@ class Job:
 
 
 @cache
-def _by_group(rates: LearningRates | OneRate) -> dict[str, float]:
+def _by_group(rates: Rates) -> dict[str, float]:
     """Taken apart once and not in every step."""
     return asdict(rates)

@@ -9,7 +9,7 @@ from math import isfinite
 import torch
 
 from trainer_daemon.contract.events import Finished, Notice, TrainStep
-from trainer_daemon.engine import benchmark, commands, duties, replicas, trouble
+from trainer_daemon.engine import benchmark, commands, duties, expert_use, replicas, trouble
 from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.optim import schedule
 from trainer_daemon.engine.step_meter import StepMeter
@@ -92,7 +92,7 @@ def train(job: Job) -> Finished:
             job.optimizer.step(
                 learning_rate_scale=learning_rate_scale,
                 muon_momentum=schedule.muon_momentum(
-                    progress.step, plan.total_steps, job.spec.schedule, job.spec.optim
+                    progress.step, plan.total_steps, job.spec.schedule, job.spec.optimizer
                 ),
                 weight_decay_scale=schedule.weight_decay_scale(
                     progress.step, plan.total_steps, job.spec.schedule
@@ -125,6 +125,8 @@ def train(job: Job) -> Finished:
 
         if scale_was_lowered:
             job.emit(Notice("info", f"step {progress.step} overflowed fp16 and was skipped on all ranks"))
+        # every ten steps: how evenly are a mixture's experts used? All ranks.
+        expert_use.tell(job)
         # every fifty steps: is one rank slower than the others? All ranks.
         trouble.compare_pace(job, cost)
         # what stays not finite is in the parameters or in the data: back to a checkpoint, and past that data. All ranks.

@@ -19,6 +19,7 @@ from trainer_daemon.contract.spec import RunSpec, RuntimeSpec
 from trainer_daemon.engine.checkpoint.files import Progress, load_progress, load_tensors
 from trainer_daemon.engine.models.attention import choose_attention
 from trainer_daemon.engine.models.families import new_model
+from trainer_daemon.engine.models.grouped import keep_loop_from_compiler
 from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.models.loss import use_fused_kernel
 from trainer_daemon.engine.native import NativeError
@@ -72,6 +73,7 @@ def build_network(
     )  # it moves the parameters, so it comes first
     replica: nn.Module = model
     if mode := compile_mode(spec.runtime, ranks.device):
+        keep_loop_from_compiler()
         replica = compiled_or_eager(replica, mode, emit)
     if ranks.world_size > 1:
         on_gpu = [ranks.device.index] if ranks.device.type == "cuda" else None

@@ -60,7 +60,9 @@ def _needed(checkpoint: Path, demand: Demand) -> tuple[int, int]:
         vocab_size = Tokenizer.load(checkpoint / "tokenizer.json").vocab_size
     except (LlmctlError, ValidationError, OSError):
         return 0, 0
-    return model, cache_bytes(model_shape(spec.model, vocab_size), rows=1, bytes_each=demand.bytes_each)
+    return model, cache_bytes(
+        model_shape(spec.model, vocab_size, spec.moe), rows=1, bytes_each=demand.bytes_each
+    )
 
 
 def _gigabytes(size: float) -> str:

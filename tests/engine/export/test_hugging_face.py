@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from safetensors.torch import load_file
 
 from tests.tiny import Recorder, run_tiny, tiny_spec
+from tests.tiny_moe import tiny_moe_spec
 from tests.tiny_pile import tiny_pile_spec, write_tiny_pile
 from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.generation import Message
@@ -34,6 +35,17 @@ def classic(tmp_path_factory: pytest.TempPathFactory) -> StoredModel:
     write_tiny_pile(home)
     run_tiny(tiny_pile_spec("model.sequence_len=192", "train.global_batch_tokens=1536"), home, Recorder())
     return read_model(home / "checkpoints/step-00000012")
+
+
+@pytest.fixture(scope="module")
+def moe(tmp_path_factory: pytest.TempPathFactory) -> StoredModel:
+    """A trained mixture of experts, whose experts have more to say than after so few steps."""
+    home = tmp_path_factory.mktemp("moe")
+    sizes = ("model.sequence_len=192", "train.global_batch_tokens=1536", "eval.tokens=1536")
+    run_tiny(tiny_moe_spec(*sizes), home, Recorder())
+    read = read_model(home / "checkpoints/step-00000012")
+    louder = {name: 5 * t if ".moe." in name else t for name, t in read.tensors.items()}
+    return replace(read, tensors=louder)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +159,7 @@ def transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["stored", "classic"])
+@pytest.mark.parametrize("family", ["stored", "classic", "moe"])
 def test_transformers_loads_the_folder_and_computes_the_same(
     family: str, request: pytest.FixtureRequest, tmp_path: Path, transformers: ModuleType
 ) -> None:

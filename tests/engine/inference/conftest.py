@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny import Recorder, run_tiny, tiny_spec
-from trainer_daemon.contract.scaling import ModelShape
+from trainer_daemon.contract.scaling import Mixture, ModelShape
 from trainer_daemon.engine.data.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 from trainer_daemon.engine.models.families import new_model
 from trainer_daemon.engine.models.language_model import LanguageModel
@@ -38,13 +38,17 @@ FULL = ModelShape(
 CLASSIC = replace(FULL, n_layer=3, n_embd=64, n_head=4, n_kv_head=4, windows=(256,) * 3, family="classic")
 
 
+MOE = replace(CLASSIC, family="moe", mixture=Mixture(4, 2, 40, 24, balance_weight=0.01))
+"""The likeliest two of four experts; decided enough that no rounding chooses otherwise."""
+
+
 def perturbed(shape: ModelShape, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """All weights non-zero and large enough that the likeliest token keeps changing."""
     model = new_model(shape, compute_dtype=dtype)
     model.init_weights(1)
     draw = torch.Generator().manual_seed(2)
     much = (
-        0.2 if shape.family == "classic" else 1.0
+        1.0 if shape.family == "nanochat" else 0.2
     )  # where nothing bounds the logits, so that rounding stays small
     with torch.no_grad():
         for parameter in model.parameters():
@@ -65,6 +69,11 @@ def full() -> LanguageModel:
 @pytest.fixture(scope="session")
 def classic() -> LanguageModel:
     return perturbed(CLASSIC)
+
+
+@pytest.fixture(scope="session")
+def moe() -> LanguageModel:
+    return perturbed(MOE)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,19 @@
 """Writing token by token against reading everything again for each token."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.engine.inference.conftest import CLASSIC, FULL, WINDOWED, perturbed
+from tests.engine.inference.conftest import CLASSIC, FULL, MOE, WINDOWED, perturbed
 from trainer_daemon.contract.scaling import ModelShape
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.decoder import Decoder
+from trainer_daemon.engine.inference.moe_decoder import MoEDecoder, ask_all, ask_chosen
 from trainer_daemon.engine.inference.recorded import RecordedDecoder, recording_size
 from trainer_daemon.engine.inference.uncached import DECODERS
-from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.models.language_model import LanguageModel
 
 PROMPT = [3, 14, 15, 9, 26]
@@ -49,7 +51,7 @@ def greedy_with_cache(
     return [list(text) for text in zip(*written, strict=True)], torch.stack(seen, dim=1)
 
 
-@pytest.mark.parametrize("name", ["windowed", "full", "classic", "trained"])
+@pytest.mark.parametrize("name", ["windowed", "full", "classic", "moe", "trained"])
 def test_the_decoder_computes_what_the_model_computes(name: str, request: pytest.FixtureRequest) -> None:
     fixture: LanguageModel | tuple[LanguageModel, Tokenizer, Path] = request.getfixturevalue(name)
     model = fixture if isinstance(fixture, LanguageModel) else fixture[0]
@@ -63,7 +65,7 @@ def test_the_decoder_computes_what_the_model_computes(name: str, request: pytest
         assert len(set(expected)) > 10
 
 
-@pytest.mark.parametrize("name", ["windowed", "full", "classic", "trained"])
+@pytest.mark.parametrize("name", ["windowed", "full", "classic", "moe", "trained"])
 def test_texts_side_by_side_are_what_they_are_alone(name: str, request: pytest.FixtureRequest) -> None:
     fixture: LanguageModel | tuple[LanguageModel, Tokenizer, Path] = request.getfixturevalue(name)
     decoder = fast_decoder(fixture if isinstance(fixture, LanguageModel) else fixture[0])
@@ -122,7 +124,15 @@ def test_windowed_layers_keep_their_window_and_no_more(windowed: LanguageModel) 
     assert [layer.size(3) for layer in cache.layers] == [8, 31, 256]
 
 
-@pytest.mark.parametrize("shape", [WINDOWED, FULL, CLASSIC], ids=["windowed", "full", "classic"])
+CHANGED: dict[str, Callable[[LanguageModel], Tensor]] = {
+    "nanochat": lambda model: model.get_parameter("smear_lambda"),
+    "classic": lambda model: model.get_parameter("wpe.weight")[:, ::2],
+    "moe": lambda model: model.get_parameter("blocks.1.moe.down"),
+}
+"""Of each family, what makes it another function."""
+
+
+@pytest.mark.parametrize("shape", [WINDOWED, FULL, CLASSIC, MOE], ids=["windowed", "full", "classic", "moe"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_a_decoder_of_another_function_is_noticed_and_rounding_is_not(
     shape: ModelShape, dtype: torch.dtype
@@ -130,7 +140,7 @@ def test_a_decoder_of_another_function_is_noticed_and_rounding_is_not(
     """Samples of a sound bf16 run were refused as another function's: its logits, 1.5 in size, lay 0.09 apart at most."""
     model, other = perturbed(shape, dtype).train(), perturbed(shape, dtype)
     with torch.no_grad():
-        (other.smear_lambda if isinstance(other, GPT) else other.get_parameter("wpe.weight")[:, ::2]).add_(2)
+        CHANGED[shape.family](other).add_(2)
     decoder = fast_decoder(model)
     assert decoder.agrees_with(model)
     assert model.training
@@ -145,10 +155,23 @@ def test_recordings_are_few_and_hold_what_they_serve() -> None:
     assert {size for _, size in sizes.values()} == {256}
 
 
+@torch.inference_mode()
+def test_experts_that_are_all_asked_answer_as_those_that_were_chosen(moe: LanguageModel) -> None:
+    """A GPU asks all in a recorded step, whatever the router says."""
+    decoder = fast_decoder(moe)
+    assert isinstance(decoder, MoEDecoder)
+    experts = decoder._blocks[0].experts
+    tokens, weight = torch.randn(7, 64), torch.rand(7, 2)
+    chosen = torch.stack([torch.randperm(3)[:2] for _ in range(7)])  # nobody chose the fourth
+    asked = [ask(experts, tokens, weight, chosen) for ask in (ask_all, ask_chosen)]
+    torch.testing.assert_close(*asked, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_recorded_step_is_the_step() -> None:
-    decoder = fast_decoder(perturbed(WINDOWED).to("cuda"))
+@pytest.mark.parametrize("shape", [WINDOWED, MOE], ids=["windowed", "moe"])
+def test_a_recorded_step_is_the_step(shape: ModelShape) -> None:
+    decoder = fast_decoder(perturbed(shape).to("cuda"))
     prompts = [PROMPT, [8, 8, 8], [5] * 40]
     expected, _ = greedy_with_cache(decoder, prompts, 200)
     cache = decoder.new_cache(4)

@@ -24,7 +24,7 @@ from trainer_daemon.contract.vocabulary import ASSISTANT_END
 from trainer_daemon.engine.data.tokenizer import Tokenizer
 from trainer_daemon.engine.inference.conversation import ends_of_answer
 from trainer_daemon.engine.inference.session import StoredModel
-from trainer_daemon.engine.models.classic import NORM_EPS
+from trainer_daemon.engine.models import classic, moe
 from trainer_daemon.engine.models.gpt import LOGIT_CAP, QK_GAIN, ROTARY_BASE, VALUE_GATE_MAX
 
 Layout = Literal["hf", "safetensors"]
@@ -60,6 +60,14 @@ ARCHITECTURES: dict[Family, Architecture] = {
         "LlmctlClassicForCausalLM",
         "transformers has no architecture that computes this model: its OPT and GPT-2 come closest, and their heads have no "
         "bias",
+    ),
+    "moe": Architecture(
+        "llmctl_moe",
+        "modeling_llmctl_moe.py",
+        "LlmctlMoEConfig",
+        "LlmctlMoEForCausalLM",
+        "transformers has no architecture that computes this model: its mixtures with latents turn them before they are "
+        "expanded, or other channels than these",
     ),
 }
 
@@ -123,7 +131,7 @@ def config(model: StoredModel, dtype: torch.dtype, *, with_code: bool) -> dict[s
         "hidden_size": shape.n_embd,
         "num_attention_heads": shape.n_head,
         "max_position_embeddings": shape.sequence_len,
-        **(_nanochat_constants(shape) if shape.family == "nanochat" else {"norm_eps": NORM_EPS}),
+        **_constants(shape),
         "bos_token_id": model.tokenizer.bos_id,
         "eos_token_id": ends(model),
         "tie_word_embeddings": False,
@@ -131,7 +139,19 @@ def config(model: StoredModel, dtype: torch.dtype, *, with_code: bool) -> dict[s
     }
 
 
-def _nanochat_constants(shape: ModelShape) -> dict[str, Any]:
+def _constants(shape: ModelShape) -> dict[str, Any]:
+    """What the family's own code is told beside the sizes that all have."""
+    if shape.family == "classic":
+        return {"norm_eps": classic.NORM_EPS}
+    if shape.mixture is not None:
+        return {
+            "num_experts": shape.mixture.n_experts,
+            "num_experts_per_tok": shape.mixture.experts_per_token,
+            "moe_intermediate_size": shape.mixture.expert_width,
+            "latent_size": shape.mixture.latent_width,
+            "rope_theta": moe.ROTARY_BASE,
+            "norm_eps": moe.NORM_EPS,
+        }
     return {
         "num_key_value_heads": shape.n_kv_head,
         "head_dim": shape.head_dim,

@@ -116,8 +116,11 @@ class Decoder:
 
         The text overruns the shortest window, so that a window that only one of the two has is noticed.
         """
+        return self._agrees_on(model, start=1)
+
+    def _agrees_on(self, model: LanguageModel, start: int) -> bool:
         tokens = min(self.shape.sequence_len, max(8, min(self.shape.windows) + 2))
-        ids = [(7 * i + 1) % self.shape.vocab_size for i in range(tokens)]
+        ids = [(7 * i + start) % self.shape.vocab_size for i in range(tokens)]
         theirs = logits_of_model(model, ids)
         cache = self.new_cache(rows=1)
         ours = self.prefill(ids, cache, cache.add())

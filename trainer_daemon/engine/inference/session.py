@@ -66,7 +66,7 @@ def read_model(checkpoint: Path) -> StoredModel:
             f"mean other text. Restore the folder from where it was copied"
         )
     return StoredModel(
-        model_shape(spec.model, tokenizer.vocab_size),
+        model_shape(spec.model, tokenizer.vocab_size, spec.moe),
         tokenizer,
         tensors,
         manifest.step,

@@ -11,11 +11,13 @@ from torch import Tensor
 from trainer_daemon.contract.spec import Family
 from trainer_daemon.engine.inference.classic_decoder import ClassicDecoder
 from trainer_daemon.engine.inference.decoder import Decoder, logits_of_model
+from trainer_daemon.engine.inference.moe_decoder import MoEDecoder
 from trainer_daemon.engine.models.language_model import LanguageModel
 
 DECODERS: dict[Family, tuple[type[Decoder], str, str]] = {
     "nanochat": (Decoder, "decoder.py", "gpt.py"),
     "classic": (ClassicDecoder, "classic_decoder.py", "classic.py"),
+    "moe": (MoEDecoder, "moe_decoder.py", "moe.py"),
 }
 """Of each family: the fast decoder, its file, and the file of the model that it follows."""
 

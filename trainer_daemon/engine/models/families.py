@@ -9,8 +9,13 @@ from trainer_daemon.contract.spec import Family
 from trainer_daemon.engine.models.classic import ClassicGPT
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.models.language_model import LanguageModel
+from trainer_daemon.engine.models.moe import MoEGPT
 
-MODELS: dict[Family, type[GPT] | type[ClassicGPT]] = {"nanochat": GPT, "classic": ClassicGPT}
+MODELS: dict[Family, type[GPT | ClassicGPT | MoEGPT]] = {
+    "nanochat": GPT,
+    "classic": ClassicGPT,
+    "moe": MoEGPT,
+}
 
 
 def new_model(

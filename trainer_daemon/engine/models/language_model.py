@@ -35,6 +35,10 @@ class LanguageModel(nn.Module):
     def train_in_fp8(self, recipe: Fp8Recipe) -> list[str]:
         """Have the products of the blocks made in fp8 while the model trains; returns the names of these modules."""
 
+    def take_expert_use(self) -> Tensor | None:
+        """What its experts did since this was last asked, as `expert_use` reads it; None for a model without any."""
+        return None
+
     @abstractmethod
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, *, loss_reduction: Reduction = "mean"

@@ -50,7 +50,7 @@ def softcapped_cross_entropy(
 
 
 def head_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, reduction: Reduction = "mean"
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: Reduction = "mean"
 ) -> Tensor:
     """(N, C), (V, C), (V,), (N,) -> scalar, or (N,) for "none": nats of targets under softmax(hidden @ weight.T + bias).
 

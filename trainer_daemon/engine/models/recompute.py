@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -25,6 +25,7 @@ PRODUCTS_AND_ATTENTION = frozenset(
         "aten::mm",
         "aten::addmm",
         "aten::_scaled_mm",
+        "aten::_grouped_mm",
         "aten::_scaled_dot_product_flash_attention",
         "aten::_scaled_dot_product_flash_attention_for_cpu",
         "aten::_scaled_dot_product_efficient_attention",
@@ -35,7 +36,7 @@ PRODUCTS_AND_ATTENTION = frozenset(
 """Names of the operators whose outputs `selective` keeps. Not bmm: on a CPU it makes the attention weights, T x T."""
 
 
-def run_block(mode: ActivationCheckpointing, block: nn.Module, *inputs: Any) -> Tensor:
+def run_block(mode: ActivationCheckpointing, block: nn.Module, *inputs: Any) -> Any:
     """`block(*inputs)`, with its activations kept as the mode says."""
     if mode == "off" or not torch.is_grad_enabled():
         return block(*inputs)

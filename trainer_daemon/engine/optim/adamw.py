@@ -4,6 +4,7 @@ Tensors of two dimensions are split over the ranks by rows; what is smaller is n
 all alike.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.adamw import adamw
 
-from trainer_daemon.contract.scaling import LearningRates, OneRate
+from trainer_daemon.contract.scaling import LearningRates, OneRate, TwoRates
 from trainer_daemon.contract.spec import AdamWSpec, OptimSpec
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.models.language_model import LanguageModel
@@ -46,11 +47,15 @@ def adam_rules(model: GPT, rates: LearningRates, optim: OptimSpec) -> list[AdamR
     ]
 
 
-def plain_adam_rules(model: LanguageModel, rates: OneRate, adamw: AdamWSpec) -> list[AdamRule]:
-    """Of any model, all parameters: those of two or more dimensions decay, embeddings among them, the others do not."""
+def plain_adam_rules(
+    model: LanguageModel, rates: OneRate | TwoRates, adamw: AdamWSpec, *, but: Collection[str] = ()
+) -> list[AdamRule]:
+    """Of any model, all parameters but those that Muon takes: those of two or more dimensions decay, embeddings among
+    them, the others do not."""
     by_decay: dict[bool, list[str]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
-        by_decay[parameter.dim() >= 2].append(name)
+        if name not in but:
+            by_decay[parameter.dim() >= 2].append(name)
     return [
         AdamRule(
             tuple(names),

@@ -1,9 +1,10 @@
 """Muon: for each matrix, momentum made orthogonal, with its rows evened out before and after, and a cautious decay.
 
 Matrices of one shape are updated together as one stack, which is what makes Muon cheap: a handful of batched products
-a step. Each rank updates its part of every stack.
+a step. Each rank updates its part of every stack. A parameter may be a stack of matrices itself, as experts are.
 
-Muon: Jordan et al. 2024; Polar Express: arXiv 2505.16932; NorMuon: arXiv 2510.05491.
+Muon: Jordan et al. 2024; Polar Express: arXiv 2505.16932; NorMuon: arXiv 2510.05491. Without NorMuon's running means it is
+plain Muon, whose rows are evened out neither before nor after.
 N matrices of a stack that this rank updates, rows x cols each.
 """
 
@@ -40,37 +41,53 @@ class MuonStack:
         self,
         matrices: list[nn.Parameter],
         *,
-        beta2: float,
+        beta2: float | None,
         working_dtype: torch.dtype,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.rows, self.cols = matrices[0].shape
-        split = Split(len(matrices), ranks.rank, ranks.world_size)
+        """Parameters of (rows, cols) or (several, rows, cols). `beta2`: None for plain Muon."""
+        self.rows, self.cols = matrices[0].shape[-2:]
+        stacks = [matrix.data.view(-1, self.rows, self.cols) for matrix in matrices]
+        split = Split(sum(map(len, stacks)), ranks.rank, ranks.world_size)
         self.size = sum(matrix.numel() for matrix in matrices)
-        self._buffer = SharedBuffer(torch.stack([matrix.data for matrix in matrices]), split)
-        for matrix, view in zip(
-            matrices, self._buffer.whole, strict=False
-        ):  # the rest of the buffer is padding
-            matrix.data = view
-        self._own_matrices = matrices[split.own]
+        self._buffer = SharedBuffer(torch.cat(stacks), split)
+        self._own_matrices: list[tuple[nn.Parameter, slice]] = []
+        """Parameters that this rank updates, and which of the matrices of each."""
+        first = 0
+        for matrix, stack in zip(matrices, stacks, strict=True):  # the rest of the buffer is padding
+            last = first + len(stack)
+            matrix.data = self._buffer.whole[first:last].view_as(matrix)
+            own = slice(max(split.own.start, first) - first, min(split.own.stop, last) - first)
+            if own.start < own.stop:
+                self._own_matrices.append((matrix, own))
+            first = last
         self._beta2 = beta2
         self._working_dtype = working_dtype
         stacked = self._buffer.whole  # (count + padding, rows, cols)
         self._momentum = SplitState(stacked, split)
-        # one value for each index of the longer side: (N, rows, 1) or (N, 1, cols)
-        self._square = SplitState(stacked[:, :, :1] if self.rows >= self.cols else stacked[:, :1], split)
+        self._square: SplitState | None = None
+        if beta2 is not None:  # one value for each index of the longer side: (N, rows, 1) or (N, 1, cols)
+            self._square = SplitState(stacked[:, :, :1] if self.rows >= self.cols else stacked[:, :1], split)
 
     def step(self, learning_rate: float, momentum: float, weight_decay: float) -> None:
         """Update this rank's matrices, in place. `learning_rate` is that of a square matrix; a tall one gets more."""
         if not self._own_matrices:
             return
         learning_rate *= sqrt(max(1.0, self.rows / self.cols))
-        gradient = torch.stack([gradient_of(matrix) for matrix in self._own_matrices])  # (N, rows, cols)
+        gradient = torch.cat(
+            [gradient_of(matrix).view(-1, self.rows, self.cols)[own] for matrix, own in self._own_matrices]
+        )  # (N, rows, cols)
         momentum_buffer = self._momentum.own.lerp_(gradient, 1 - momentum)
         nesterov = gradient.lerp_(momentum_buffer, momentum)
-        orthogonal = polar_express(equalize_rows(nesterov, self._working_dtype))
-        # into memory that is no longer needed, and row by row again where the polar iteration ran transposed
-        update = torch.mul(orthogonal, self._row_scales(orthogonal), out=gradient)
+        if self._square is None or self._beta2 is None:
+            norm = torch.linalg.vector_norm(nesterov, dim=(-2, -1), keepdim=True)  # (N, 1, 1)
+            scaled = (nesterov / (1.01 * norm + FLOOR)).to(self._working_dtype)
+            update = gradient.copy_(polar_express(scaled))
+        else:
+            orthogonal = polar_express(equalize_rows(nesterov, self._working_dtype))
+            # into memory that is no longer needed, and row by row again where the polar iteration ran transposed
+            scales = self._row_scales(orthogonal, self._square.own, self._beta2)
+            update = torch.mul(orthogonal, scales, out=gradient)
 
         weights = self._buffer.own
         # cautious decay: only where it pushes the same way as the update
@@ -85,9 +102,10 @@ class MuonStack:
     def state(self) -> dict[str, SplitState]:
         """Momentum and NorMuon's second moments, by name."""
         name = f"muon.{self.rows}x{self.cols}"
-        return {f"{name}.momentum": self._momentum, f"{name}.square": self._square}
+        momentum = {f"{name}.momentum": self._momentum}
+        return momentum if self._square is None else {**momentum, f"{name}.square": self._square}
 
-    def _row_scales(self, x: Tensor) -> Tensor:
+    def _row_scales(self, x: Tensor, square: Tensor, beta2: float) -> Tensor:
         """What each row (column where wide) is multiplied by: NorMuon evens them out by their running mean square and
         keeps the Frobenius norm that Muon+ has set to √min(rows, cols). All of it from one pass over x."""
         along, across = (-1, -2) if self.rows >= self.cols else (-2, -1)
@@ -95,7 +113,7 @@ class MuonStack:
         norm = squares.sum(across, keepdim=True).sqrt_().clamp_(min=FLOOR)  # (N, 1, 1)
         scale = sqrt(min(self.rows, self.cols)) / norm
         mean_square = squares * (scale * scale / x.size(along))
-        even = self._square.own.lerp_(mean_square, 1 - self._beta2).clamp(min=1e-10).rsqrt_()
+        even = square.lerp_(mean_square, 1 - beta2).clamp(min=1e-10).rsqrt_()
         evened_norm = (squares * even.square()).sum(across, keepdim=True).sqrt_().clamp_(min=FLOOR)
         return even * (scale * norm / evened_norm)
 

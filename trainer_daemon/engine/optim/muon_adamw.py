@@ -14,10 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer_daemon.contract.errors import SpecError
-from trainer_daemon.contract.scaling import OneRate, TrainingPlan
-from trainer_daemon.contract.spec import AdamWSpec, OptimSpec
+from trainer_daemon.contract.scaling import OneRate, TrainingPlan, TwoRates
+from trainer_daemon.contract.spec import AdamWSpec, MuonAndAdamW, MuonSpec, OptimSpec
 from trainer_daemon.engine.models.gpt import GPT
 from trainer_daemon.engine.models.language_model import LanguageModel
+from trainer_daemon.engine.models.moe import MoEGPT
 from trainer_daemon.engine.optim.adamw import AdamGroup, AdamRule, adam_rules, plain_adam_rules
 from trainer_daemon.engine.optim.muon import MuonStack
 from trainer_daemon.engine.optim.sharding import SplitState
@@ -27,18 +28,30 @@ from trainer_daemon.engine.ranks import ALONE, Ranks
 def build_optimizer(
     model: LanguageModel,
     plan: TrainingPlan,
-    optim: OptimSpec | AdamWSpec | None = None,
+    optim: OptimSpec | AdamWSpec | MuonAndAdamW | None = None,
     ranks: Ranks = ALONE,
 ) -> "MuonAdamW":
     """The optimizer of this model at the plan's rates, with fresh state: this rank's part of it.
 
-    `optim`: the section of the model's family; None: as that stands by default.
+    `optim`: the sections of the model's family; None: as they stand by default.
     """
     rates = plan.learning_rates
     if isinstance(rates, OneRate):
         adamw = optim or AdamWSpec()
         assert isinstance(adamw, AdamWSpec), "another family's optimizer"
         return MuonAdamW(model, plain_adam_rules(model, rates, adamw), adamw.eps, ranks)
+    if isinstance(rates, TwoRates):
+        optim = optim or MuonAndAdamW(MuonSpec(), AdamWSpec())
+        assert isinstance(model, MoEGPT), "another family's plan"
+        assert isinstance(optim, MuonAndAdamW), "another family's optimizer"
+        return MuonAdamW(
+            model,
+            plain_adam_rules(model, rates, optim.adamw, but=model.muon_names()),
+            optim.adamw.eps,
+            ranks,
+            matrix_rate=rates.muon,
+            weight_decay=plan.weight_decay,
+        )
     optim = optim or OptimSpec()
     assert isinstance(model, GPT), "another family's plan"
     assert isinstance(optim, OptimSpec), "another family's optimizer"
@@ -68,9 +81,9 @@ class MuonAdamW:
         *,
         matrix_rate: float = 0.0,
         weight_decay: float = 0.0,
-        muon_beta2: float = 0.0,
+        muon_beta2: float | None = None,
     ) -> None:
-        """Muon takes every parameter that no rule names, at `matrix_rate` and `weight_decay`."""
+        """Muon takes every parameter that no rule names, at `matrix_rate` and `weight_decay`; plain without `muon_beta2`."""
         parameters = dict(model.named_parameters())
         self.steps_taken = 0
         self._ranks = ranks
@@ -82,7 +95,7 @@ class MuonAdamW:
         ]
         by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
         for parameter in parameters.values():
-            by_shape[parameter.shape].append(parameter)
+            by_shape[parameter.shape[-2:]].append(parameter)
         stacks = [
             MuonStack(
                 matrices,
