@@ -152,6 +152,7 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
 
     plan, hardware, precision = plan_for(spec, on)
     shape, parameters = plan.shape, plan.parameters
+    kinds = {kind: number for kind, number in asdict(parameters).items() if kind != "inactive"}
     data = describe_data(spec, plan)
     checkpointing = spec.runtime.activation_checkpointing
     portions: TrainingPlan | None = plan
@@ -165,7 +166,8 @@ def describe_plan(spec: "RunSpec", *, on: str | None = None, price: float | None
     return {
         "preset": spec.preset,
         "spec_hash": spec.content_hash(),
-        "parameters": {"total": parameters.total, "active": parameters.active, **asdict(parameters)},
+        "parameters": {"total": parameters.total, **kinds},
+        "active_parameters": parameters.active,
         "scaling_parameters": parameters.scaling,
         "model": asdict(shape),
         "precision": precision,
@@ -321,9 +323,7 @@ def _parameter_rows(d: dict[str, Any]) -> list[tuple[str, str]]:
     if m is None:
         in_products = f"of them {count(d['scaling_parameters'])} in matrices and head"
         return [("parameters", f"{count(p['total'])}, {in_products}")]
-    met = (
-        f"of which a token meets {count(p['active'])}, {count(d['scaling_parameters'])} in matrices and head"
-    )
+    met = f"of which a token meets {count(d['active_parameters'])}, {count(d['scaling_parameters'])} in matrices and head"
     return [
         ("parameters", f"{count(p['total'])}, {met}"),
         (

@@ -49,6 +49,17 @@ def test_plan_json_has_every_promised_field(llmctl: Llmctl) -> None:
     assert sum(v for k, v in plan["parameters"].items() if k != "total") == plan["parameters"]["total"]
 
 
+def test_of_a_mixture_it_says_how_much_a_token_meets(llmctl: Llmctl) -> None:
+    on = ("--preset", "moe-1.6b", "--on", "8xH100")
+    plan = llmctl("plan", *on, "--json").json()
+    assert (plan["parameters"]["total"], plan["active_parameters"]) == (1_575_914_496, 766_675_968)
+    assert sum(v for k, v in plan["parameters"].items() if k != "total") == plan["parameters"]["total"]
+    shown = llmctl("plan", *on).out
+    assert "1.58B, of which a token meets 767M" in shown
+    assert "2 of 6 experts 2744 wide, and one for all" in shown
+    assert "Muon 0.0015" in shown
+
+
 def test_d26_on_eight_h100s_is_what_its_table_says(llmctl: Llmctl) -> None:
     plan = llmctl("plan", "--preset", "d26", "--on", "8xH100", "--price", "3", "--json").json()
     assert plan["model"]["n_embd"] == 1664
