@@ -7,6 +7,7 @@ import pytest
 
 from tests.supervisor.conftest import Daemons
 from tests.tiny import tiny_spec
+from tests.workers import end_workers
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.supervisor.detach import SUPERVISE
 
@@ -30,3 +31,4 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
     made = Runs()
     yield made
     made.end_all()
+    end_workers(tmp_path / "home")

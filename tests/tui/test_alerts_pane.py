@@ -175,7 +175,9 @@ async def test_what_is_seen_is_counted_no_more_and_stays_seen(runs: Runs) -> Non
         screen = await opened(pilot)
         await until(pilot, lambda: f"{KEY} alerts 1" in words(screen))
         assert "the gradient's norm jumped" in words(screen), "the banner tells what is news"
-        await pilot.press(KEY, "A", "1")
+        await pilot.press(KEY)
+        await until(pilot, lambda: "likely cause" in words(screen))
+        await pilot.press("A", "1")
         await until(pilot, lambda: shown(screen) == "charts" and f"{KEY} alerts  " in words(screen))
         await until(pilot, lambda: "What to do" not in words(screen))
 
@@ -184,7 +186,9 @@ async def test_who_only_looks_leaves_no_file_behind(runs: Runs) -> None:
     written = troubled(runs)
     async with Cockpit(written.run, is_read_only=True).run_test(size=MIDDLE) as pilot:
         screen = await opened(pilot)
-        await pilot.press(KEY, "A")
+        await pilot.press(KEY)
+        await until(pilot, lambda: "likely cause" in words(screen))
+        await pilot.press("A")
         await until(pilot, lambda: f"{KEY} alerts  " in words(screen))
     assert not acknowledged_file().exists()
 

@@ -64,6 +64,9 @@ class AlertsPane(Pane):
             super().__init__()
             self.step = step
 
+    class Turned(Message):
+        """Others than before are seen: whoever counts those that are not counts anew."""
+
     def __init__(self, acknowledged: Acknowledged, *, id: str) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id, classes="-none")
         self.run_folder: RunDir | None = None
@@ -208,7 +211,7 @@ class AlertsPane(Pane):
             self.acknowledged.turn(self._state.status.name, [a.key for a in alarms], is_seen=is_seen)
         except OSError as e:
             self.notify(f"what is seen could not be kept: {e}", severity="warning", markup=False)
-        self.draw(self._state, {"alerts"})
+        self.post_message(self.Turned())
 
     def to_copy(self, state: RunState) -> tuple[str, str] | None:
         alarm = self.chosen

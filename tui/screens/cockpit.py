@@ -637,6 +637,10 @@ class CockpitScreen(Screen[None], Backdrop):
     def on_alerts_pane_sought(self, message: "AlertsPane.Sought") -> None:
         self.query_one(ChartGrid).look_at(self.state, message.step)
 
+    def on_alerts_pane_turned(self) -> None:
+        self._next_frame = 0.0
+        self._change({"alerts"})
+
     @on(ChartGrid.ExportWanted)
     def _export(self, message: ChartGrid.ExportWanted) -> None:
         """Ask where to, then write what the chart shows."""
