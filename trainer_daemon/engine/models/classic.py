@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from trainer_daemon.contract.estimate import ActivationCheckpointing
 from trainer_daemon.contract.events import AttentionKernel
-from trainer_daemon.contract.hardware import Fp8Recipe
 from trainer_daemon.contract.scaling import ModelShape
 from trainer_daemon.engine.models.attention import Attend, borders_of, build_attention
 from trainer_daemon.engine.models.language_model import LanguageModel
-from trainer_daemon.engine.models.linear import Linear, train_in_fp8
+from trainer_daemon.engine.models.linear import Linear
 from trainer_daemon.engine.models.loss import Reduction, head_cross_entropy
 from trainer_daemon.engine.models.recompute import run_block
 
@@ -118,17 +117,6 @@ class ClassicGPT(LanguageModel):
                 nn.init.uniform_(module.weight, -bound, bound, generator=draw)
                 if module.bias is not None:
                     nn.init.uniform_(module.bias, -bound, bound, generator=draw)
-
-    def train_in_fp8(self, recipe: Fp8Recipe) -> list[str]:
-        """Have the products of the blocks made in fp8 while the model trains, where their sides allow it.
-
-        Returns the names of these modules. The head is not among them: its loss is taken in chunks of its own.
-        """
-        return [
-            f"blocks.{i}.{name}"
-            for i, block in enumerate(self.blocks)
-            for name in train_in_fp8(block, recipe)
-        ]
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, *, loss_reduction: Reduction = "mean"

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from trainer_daemon.contract.estimate import ActivationCheckpointing
 from trainer_daemon.contract.events import AttentionKernel
-from trainer_daemon.contract.hardware import Fp8Recipe
 from trainer_daemon.contract.scaling import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, ModelShape
 from trainer_daemon.engine.models.attention import Attend, borders_of, build_attention
 from trainer_daemon.engine.models.fp8 import fits_fp8, product
 from trainer_daemon.engine.models.fused import rms_norm, rotary_tables, rotate
 from trainer_daemon.engine.models.language_model import LanguageModel
-from trainer_daemon.engine.models.linear import Linear, train_in_fp8
+from trainer_daemon.engine.models.linear import Linear
 from trainer_daemon.engine.models.loss import Reduction, softcap, softcapped_cross_entropy
 from trainer_daemon.engine.models.recompute import run_block
 
@@ -181,17 +180,6 @@ class GPT(LanguageModel):
         depth = torch.arange(L, device=draw.device) / max(L - 1, 1)  # 0 at the first layer, 1 at the last
         self.resid_lambdas.copy_(1.15 - 0.10 * depth)
         self.x0_lambdas.copy_(0.20 - 0.15 * depth)
-
-    def train_in_fp8(self, recipe: Fp8Recipe) -> list[str]:
-        """Have the products of the blocks made in fp8 while the model trains, where their sides allow it.
-
-        Returns the names of these modules. The head is not among them: its loss is taken in chunks of its own.
-        """
-        return [
-            f"blocks.{i}.{name}"
-            for i, block in enumerate(self.blocks)
-            for name in train_in_fp8(block, recipe)
-        ]
 
     def forward(
         self,

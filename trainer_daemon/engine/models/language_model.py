@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trainer_daemon.contract.estimate import ActivationCheckpointing
 from trainer_daemon.contract.hardware import Fp8Recipe
 from trainer_daemon.contract.scaling import ModelShape
-from trainer_daemon.engine.models.linear import Linear
+from trainer_daemon.engine.models.linear import Linear, train_in_fp8
 from trainer_daemon.engine.models.loss import Reduction
 
 
@@ -31,9 +31,13 @@ class LanguageModel(nn.Module):
     def init_weights(self, seed: int) -> None:
         """Draws every parameter: the same seed on the same kind of device, the same bits."""
 
-    @abstractmethod
     def train_in_fp8(self, recipe: Fp8Recipe) -> list[str]:
-        """Have the products of the blocks made in fp8 while the model trains; returns the names of these modules."""
+        """Have the products of the blocks made in fp8 while the model trains, where their sides allow it.
+
+        Returns the names of these modules. The head is not among them: its loss is taken in chunks of its own. Nor are
+        routed experts, which stay in bf16.
+        """
+        return [f"blocks.{name}" for name in train_in_fp8(self.get_submodule("blocks"), recipe)]
 
     def take_expert_use(self) -> Tensor | None:
         """What its experts did since this was last asked, as `expert_use` reads it; None for a model without any."""

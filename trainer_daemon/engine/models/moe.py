@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from trainer_daemon.contract.estimate import ActivationCheckpointing
 from trainer_daemon.contract.events import AttentionKernel
-from trainer_daemon.contract.hardware import Fp8Recipe
 from trainer_daemon.contract.scaling import Mixture, ModelShape
 from trainer_daemon.engine.models.attention import Attend, borders_of, build_attention
 from trainer_daemon.engine.models.grouped import (
@@ -29,7 +28,7 @@ from trainer_daemon.engine.models.grouped import (
     to_experts,
 )
 from trainer_daemon.engine.models.language_model import LanguageModel
-from trainer_daemon.engine.models.linear import Linear, train_in_fp8
+from trainer_daemon.engine.models.linear import Linear
 from trainer_daemon.engine.models.loss import Reduction, head_cross_entropy
 from trainer_daemon.engine.models.recompute import run_block
 
@@ -201,15 +200,6 @@ class MoEGPT(LanguageModel):
                 nn.init.xavier_uniform_(parameter, generator=draw)
             else:
                 nn.init.normal_(parameter, std=INIT_STD, generator=draw)
-
-    def train_in_fp8(self, recipe: Fp8Recipe) -> list[str]:
-        """Have the products of attention and of the experts that see all tokens made in fp8 while the model trains, where
-        their sides allow it; those of the routed experts stay in bf16. Returns the names of these modules."""
-        return [
-            f"blocks.{i}.{name}"
-            for i, block in enumerate(self.blocks)
-            for name in train_in_fp8(block, recipe)
-        ]
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, *, loss_reduction: Reduction = "mean"
