@@ -160,6 +160,20 @@ def segments(folder: Path, stream: Stream) -> list[Path]:
     return sorted(folder.glob(f"{stream}-*.jsonl"))
 
 
+def sync_stream(folder: Path, stream: Stream, first: str = "") -> str:
+    """Force what was appended to the disk, from the segment of this name on; the name of the newest one. The one that writes need
+    not wait for it. Raises OSError for a disk that does not take it."""
+    for segment in segments(folder, stream):
+        if segment.name >= first:
+            fd = os.open(segment, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+            first = segment.name
+    return first
+
+
 class JournalWriter(Closing):
     """The one writer of a stream. Opening repairs a torn tail and continues the sequence."""
 
@@ -431,11 +445,6 @@ class JournalReader(Closing):
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         number = int(path.stem.rpartition("-")[2]) + 1
         self._next_segment = str(self._folder / f"{self.stream}-{number:06d}.jsonl")
-
-    def sync(self) -> None:
-        """Force the writer's open segment to the disk, from here: the one that writes need not wait for it."""
-        if self._fd >= 0:
-            os.fdatasync(self._fd)
 
     def close(self) -> None:
         self._spill.close()
