@@ -212,11 +212,14 @@ async def test_nothing_wrong_is_said_and_evidence_that_is_gone_too(runs: Runs) -
     async with Cockpit(written.run).run_test(size=SMALL) as pilot:
         screen = await opened(pilot)
         await pilot.press(KEY)
-        await until(pilot, lambda: "nothing has gone wrong" in words(screen))
+        await until(pilot, lambda: "nothing has gone wrong so far" in words(screen))
+        assert "Here would stand a loss that jumps" in words(screen)
+        assert "A all seen" not in words(screen), "keys that would do nothing are not offered"
         gone = alert("loss_spike", 20, "a\x1b[2J jump\u202e\n[bold]漢字", "evidence/step-gone.json")
         written.tell("train", gone, alert("not_finite", 20, "outside", "../../../etc/passwd"))
         await until(pilot, lambda: "a jump [bold]漢字" in words(screen))
         await until(pilot, lambda: isinstance(screen.focused, DataTable))
+        await until(pilot, lambda: "A all seen" in words(screen))
         await pilot.press("enter", "end")
         await until(pilot, lambda: "is no log" in words(screen))
         await pilot.press("escape", "down", "enter", "end")

@@ -48,6 +48,10 @@ def keys(pilot: Pilot[None]) -> list[str]:
     return [str(row.key.value) for row in table.ordered_rows]
 
 
+def cursor_key(pilot: Pilot[None]) -> str:
+    return keys(pilot)[pilot.app.screen.query_one("#sheet-table", DataTable).cursor_row]
+
+
 @pytest.mark.parametrize("size", [SMALL, MIDDLE])
 async def test_the_spec_marks_what_differs_from_preset_and_other_run_and_what_was_changed(
     runs: Runs, size: tuple[int, int]
@@ -64,7 +68,7 @@ async def test_the_spec_marks_what_differs_from_preset_and_other_run_and_what_wa
         await until(pilot, lambda: row_of(screen, "matrix_lr").split() == ["matrix_lr", "0.5", "0.16"])
         assert keys(pilot) == ["§run", "tag", "notes", "§optim", "optim.matrix_lr"]
         table = screen.query_one("#sheet-table", DataTable)
-        assert table.cursor_row == 1, "not on the heading of a section, which is about nothing"
+        assert cursor_key(pilot) == "tag", "not on the heading of a section, which is about nothing"
         fox.tell("train", SettingChanged(4, "eval.every", 20, 25))
         await until(
             pilot, lambda: screen.state.notes[-1].text == "eval.every is 20 from step 5 on, it was 25"
@@ -90,6 +94,32 @@ async def test_the_spec_marks_what_differs_from_preset_and_other_run_and_what_wa
         assert "\x1b" not in text
         assert "\u202e" not in text
         assert "[bold]" in text, "markup is text"
+
+
+async def test_the_cursor_stands_on_keys_and_passes_over_headings(runs: Runs) -> None:
+    fox = write(runs, "fox", [])
+    async with Cockpit(fox.run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("7")
+        await until(pilot, lambda: len(keys(pilot)) > 60)
+        every = keys(pilot)
+        last_of_top = every[every.index("§model") - 1]
+        first = cursor_key(pilot)
+        assert first == every[1]
+        for key, where in (("k", first), ("G", every[-1]), ("g", first), ("end", every[-1]), ("home", first)):
+            await pilot.press(key)
+            assert cursor_key(pilot) == where, key
+        await until(pilot, lambda: row_of(screen, "run"))  # the first heading, too, is in sight again
+        await pilot.press(*["j"] * (every.index(last_of_top) - 1))
+        assert cursor_key(pilot) == last_of_top
+        await pilot.press("down")
+        assert cursor_key(pilot) == every[every.index("§model") + 1]
+        await pilot.press("up")
+        assert cursor_key(pilot) == last_of_top
+        for page in ("pagedown", "pageup"):
+            for _ in range(12):
+                await pilot.press(page)
+                assert not cursor_key(pilot).startswith("§"), page
 
 
 async def test_d_in_the_list_of_runs_shows_in_what_the_marked_ones_differ(runs: Runs) -> None:

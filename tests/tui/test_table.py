@@ -41,10 +41,10 @@ async def test_the_cursor_stays_where_it_was_as_near_as_there_are_rows() -> None
         assert table.row_count == 0
 
 
-async def test_the_letters_of_vi_move_in_every_table() -> None:
+async def test_the_letters_of_vi_and_home_and_end_move_in_every_table() -> None:
     async with OneTable().run_test(size=(60, 6)) as pilot:
         table = pilot.app.query_one(Table)
         table.fill([Text("step")], [(str(step), [Text(str(step))]) for step in range(20)])
-        for key, row in (("j", 1), ("j", 2), ("k", 1), ("G", 19), ("g", 0)):
+        for key, row in (("j", 1), ("j", 2), ("k", 1), ("G", 19), ("g", 0), ("end", 19), ("home", 0)):
             await pilot.press(key)
             assert table.cursor_row == row, key

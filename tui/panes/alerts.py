@@ -31,6 +31,12 @@ from tui.wording import clock, count
 GLYPHS = {"warning": "!", "error": "✗"}
 MARGIN = 5
 """Cells at the sides, the scrollbar's among them."""
+WOULD_STAND_HERE = (
+    "Here would stand a loss that jumps, is not finite, or falls no more; a rank that is slow, hangs or dies; a checkpoint "
+    "that could not be saved: each with its likely cause, what to do, and a command for it. {charts} has the curves."
+)
+READABLE = 80
+"""Cells of a line that the eye finds back from."""
 BESIDE_WORDS = 40
 """Cells of a row that are not the words themselves."""
 
@@ -88,6 +94,10 @@ class AlertsPane(Pane):
         self._refused.clear()
         self.remove_class("-alone")
 
+    @property
+    def hints(self) -> Sequence[Hint]:
+        return () if self.has_class("-none") else self.HINTS
+
     # Drawing
 
     def draw(self, state: RunState, changed: set[Area]) -> None:
@@ -136,13 +146,20 @@ class AlertsPane(Pane):
         ink, width = palette_of(self.app), max(self.size.width - MARGIN, 20)
         alarm = self.chosen
         if alarm is None:
-            self.query_one(Lines).show([Text("nothing has gone wrong", ink.muted)])
+            self.query_one(Lines).show(self._nothing(width, ink))
             return
         steps = [c.step for c in self._state.checkpoints.values()]
         command = suggested_command(alarm, self._state.status.name, steps)
         self.query_one(Lines).show(
             [*_told(alarm, width, ink), self._command_line(command), *self._evidence_lines(alarm, width, ink)]
         )
+
+    def _nothing(self, width: int, ink: Palette) -> list[Text]:
+        """Why it is empty, and what it is for."""
+        assert self._state is not None
+        so_far = "" if self._state.has_ended else " so far"
+        words = Text(WOULD_STAND_HERE.format(charts=cockpit_of(self.app).key_names["pane.charts"]), ink.muted)
+        return [Text(f"nothing has gone wrong{so_far}"), Text(), *_wrapped(words, min(width, READABLE))]
 
     def _command_line(self, command: str) -> Text:
         ink, key = palette_of(self.app), cockpit_of(self.app).key_names["app.copy"]

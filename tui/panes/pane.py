@@ -1,5 +1,6 @@
 """What every view of the cockpit is."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -18,6 +19,18 @@ class Pane(Container, Backdrop):
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
     HINTS: ClassVar[Sequence[Hint]] = ()
     """For the last row, where the view has keys of its own."""
+    FILLS_ITSELF: ClassVar[bool] = False
+    """What it shows is read when it is looked at, and it says itself when that is there; others show all when they are drawn."""
+
+    def __init__(self, *, id: str, classes: str | None = None) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id, classes=classes)
+        self.is_filled = asyncio.Event()
+        """It shows what there is: keys that were typed meanwhile wait for it, since they would have acted on nothing."""
+
+    @property
+    def hints(self) -> Sequence[Hint]:
+        """Those of `HINTS` whose keys do something now."""
+        return self.HINTS
 
     def draw(self, state: RunState, changed: set[Area]) -> None:
         """Show what changed. Reads the state, never writes it."""

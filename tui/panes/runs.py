@@ -97,6 +97,7 @@ class RunsPane(Pane):
         ),
     ]
 
+    FILLS_ITSELF = True
     HINTS: ClassVar[Sequence[Hint]] = (
         ("run.new", "new"),
         ("runs.query", "pick"),
@@ -210,6 +211,7 @@ class RunsPane(Pane):
             words.append(f"{len(self._marked)} marked")
         self.query_one("#runs-count", Lines).show([Text(" · ".join(words), ink.muted)])
         self.query_one("#runs-word", Lines).show([self._word(rows)])
+        self.is_filled.set()
 
     def _word(self, rows: Sequence[RunRow]) -> Text:
         """Under the query: what is wrong with it, or why the list is empty."""

@@ -69,6 +69,7 @@ class SpecPane(Pane):
         Binding("x", "alone", "Alone", id="spec.alone", tooltip="Compare with no other run"),
     ]
 
+    FILLS_ITSELF = True
     HINTS: ClassVar[Sequence[Hint]] = (
         ("spec.search", "search"),
         ("spec.differing", "what differs"),
@@ -105,6 +106,7 @@ class SpecPane(Pane):
         if self._other is not None and self._other.path == run.path:
             self._other = None
         self._is_read = False
+        self.is_filled.clear()
 
     def draw(self, state: RunState, changed: set[Area]) -> None:
         has_changed = len(state.setting_changes) != len(self._changes)
@@ -141,6 +143,7 @@ class SpecPane(Pane):
         if run is self._run:
             self._specs, self._error = specs, error
             self._draw()
+            self.is_filled.set()
 
     # Drawing
 

@@ -66,6 +66,8 @@ if TYPE_CHECKING:  # each is loaded when it is first looked at
 TICK_SECONDS = 1 / 20
 FRAME_SECONDS, REMOTE_FRAME_SECONDS = 1 / 10, 1 / 4
 CLOCK_SECONDS = 1.0
+FILL_SECONDS = 3.0
+"""How long keys wait at most for the view that the one before them opened."""
 HISTORY_SECONDS = 0.3
 """How long a run that is opened may be read before what is known of it by then is drawn. Most are read by then, and drawn once."""
 FOLD_SECONDS = 0.02
@@ -141,10 +143,17 @@ class CockpitScreen(Screen[None], Backdrop):
         self.set_interval(CLOCK_SECONDS, self._on_clock)
         self._warn_of_unknown_keys()
         if self._first_run is None:
-            await self.action_show_pane("runs")
+            await self._bring("runs")
         else:
             self.open_run(self._first_run)
             self.query_one(ChartGrid).charts[0].focus()
+        self._begin_to_hear()
+
+    @work(group="keys")
+    async def _begin_to_hear(self) -> None:
+        """Not waited for in `on_mount`, which the first drawing waits for."""
+        await self._until_filled()
+        self.cockpit.hear_early_keys()
 
     def on_unmount(self) -> None:
         self._let_go()
@@ -316,6 +325,8 @@ class CockpitScreen(Screen[None], Backdrop):
                 self.call_after_refresh(self._fold_soon)
                 return
             self.pane.draw(self.state, changed)
+            if not self.pane.FILLS_ITSELF:
+                self.pane.is_filled.set()
 
     def _paint_frame(self) -> bool:
         """Header, banner, prompt and keys. Each repaints only what differs. Whether the banner has another height."""
@@ -352,7 +363,7 @@ class CockpitScreen(Screen[None], Backdrop):
         """Put together only when anything in it changes: it cost as much as a chart, at every frame."""
         pane, ink = self.pane, palette_of(self.app)
         unseen, state = self._acknowledged.unseen(self.state), self.state.status.state
-        said = width, pane, unseen, state, self.is_read_only, ink
+        said = width, pane, pane.hints, unseen, state, self.is_read_only, ink
         if said != self._keys_said:
             self._keys_said = said
             line = keys_line(
@@ -381,10 +392,20 @@ class CockpitScreen(Screen[None], Backdrop):
     # Keys
 
     async def action_show_pane(self, name: str) -> None:
-        if self.views.is_mounted:  # else the key was quicker than the first frame
-            await self.views.bring(name)
-            self.focus_pane()
-            self._redraw_all()
+        """Keys that follow wait behind this one until the view has something for them to act on."""
+        await self._bring(name)
+        await self._until_filled()
+        if self.focused is not self.pane.first_focus and self.views.current == name:
+            self.focus_pane()  # what has the keys may only be there since it is filled
+
+    async def _bring(self, name: str) -> None:
+        await self.views.bring(name)
+        self.focus_pane()
+        self._redraw_all()
+
+    async def _until_filled(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.pane.is_filled.wait(), FILL_SECONDS)
 
     def _show_charts(self) -> None:
         """The view that is always at hand."""

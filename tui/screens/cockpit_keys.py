@@ -179,7 +179,7 @@ def keys_line(
     its binding's id.
     """
     gap = " " if width < NARROW else "  "
-    hints = list(current.HINTS) or _hints_of_run(state, is_read_only)
+    hints = list(current.hints) or _hints_of_run(state, is_read_only)
 
     def views(*, are_named: bool) -> Text:
         line = Text(" ")
@@ -197,7 +197,7 @@ def keys_line(
         return fitted_hints(hints, ALWAYS, width - left.cell_len - 1, names, ink, gap)
 
     left = views(are_named=width >= NARROW)
-    if current.HINTS and keys(left).cell_len < hint_line([*hints, *ALWAYS], names, ink, gap).cell_len:
+    if current.hints and keys(left).cell_len < hint_line([*hints, *ALWAYS], names, ink, gap).cell_len:
         left = views(are_named=False)
     right = keys(left)
     if left.cell_len + right.cell_len > width:

@@ -38,8 +38,7 @@ from tui.screens.confirm import Confirm
 from tui.spec_table import NAME, PRESET, name_in_section, spelled
 from tui.widgets.lines import Lines
 from tui.widgets.search import SearchInput
-from tui.widgets.spec_sheet import SheetRow, SpecSheet
-from tui.widgets.table import Table
+from tui.widgets.spec_sheet import SheetRow, SheetTable, SpecSheet
 
 if TYPE_CHECKING:
     from tui.spec_form import Draft
@@ -51,7 +50,7 @@ LOOK_SECONDS = 1 / 10
 """How often it is looked whether llmctl has answered."""
 
 
-class FormTable(Table):
+class FormTable(SheetTable):
     """The fields; every letter that is typed here fills one in."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -99,7 +98,7 @@ class FormTable(Table):
 
 
 class FormSheet(SpecSheet):
-    def make_table(self) -> Table:
+    def make_table(self) -> SheetTable:
         return FormTable(cursor_type="row", id="sheet-table")
 
 

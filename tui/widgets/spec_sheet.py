@@ -7,6 +7,7 @@ from rich.cells import set_cell_size
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
 from tui.chart.palette import Palette
@@ -33,6 +34,25 @@ class SheetRow:
     """What it means; empty: what the spec says of the key."""
 
 
+class SheetTable(Table):
+    """Its cursor stands on keys alone: it passes headings over on its way."""
+
+    def validate_cursor_coordinate(self, value: Coordinate) -> Coordinate:
+        row, column = super().validate_cursor_coordinate(value)
+        if self._is_heading(row):  # which a key follows, and other keys come before
+            row += -1 if 0 < row < self.cursor_row else 1
+        return super().validate_cursor_coordinate(Coordinate(row, column))
+
+    def watch_cursor_coordinate(self, old_coordinate: Coordinate, new_coordinate: Coordinate) -> None:
+        super().watch_cursor_coordinate(old_coordinate, new_coordinate)
+        if new_coordinate.row == 1 and old_coordinate.row > 1:
+            self.scroll_home(animate=False)  # the first heading comes into sight with its first key
+
+    def _is_heading(self, row: int) -> bool:
+        rows = self.ordered_rows
+        return row < len(rows) and (rows[row].key.value or "").startswith(SECTION_MARK)
+
+
 class SpecSheet(Vertical):
     DEFAULT_CSS = f"""
     SpecSheet {{ height: 1fr; }}
@@ -48,8 +68,8 @@ class SpecSheet(Vertical):
         yield self.make_table()
         yield Lines(id="sheet-foot")
 
-    def make_table(self) -> Table:
-        return Table(cursor_type="row", id="sheet-table")
+    def make_table(self) -> SheetTable:
+        return SheetTable(cursor_type="row", id="sheet-table")
 
     def show(self, headings: Sequence[Text], rows: Sequence[SheetRow]) -> None:
         """`headings`: of the columns beside the key's. Cells are cut where there is no room."""
@@ -71,8 +91,6 @@ class SpecSheet(Vertical):
                 (row.key, [name, *(cut(cell, width) for cell, width in zip(row.cells, widths, strict=True))])
             )
         table.fill([Text("key"), *(cut(head, w) for head, w in zip(headings, widths, strict=True))], filled)
-        if table.cursor_row == 0 and len(filled) > 1:
-            table.move_cursor(row=1, animate=False)  # from the first heading on to what it is about
         self._draw_foot(table.key_under_cursor, ink)
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:

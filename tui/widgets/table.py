@@ -28,8 +28,8 @@ class Table(DataTable[Text]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", "Down", id="table.down", tooltip="The next row, as ↓ does", show=False),
         Binding("k", "cursor_up", "Up", id="table.up", tooltip="The row before, as ↑ does", show=False),
-        Binding("g", "scroll_top", "Top", id="table.top", tooltip="The first row", show=False),
-        Binding("G", "scroll_bottom", "End", id="table.end", tooltip="The last row", show=False),
+        Binding("g,home", "scroll_top", "Top", id="table.top", tooltip="The first row", show=False),
+        Binding("G,end", "scroll_bottom", "End", id="table.end", tooltip="The last row", show=False),
     ]
 
     def fill(self, headings: Sequence[Text], rows: Rows, fields: Sequence[str] | None = None) -> None:
