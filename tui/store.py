@@ -47,6 +47,10 @@ class Column:
         """A view, not a copy: right until the column is next truncated."""
         return self._buffer[: self._length]
 
+    @property
+    def reserved_bytes(self) -> int:
+        return self._buffer.nbytes
+
     def append(self, value: float) -> None:
         self._reserve(self._length + 1)
         self._buffer[self._length] = value
@@ -149,6 +153,12 @@ class Stream:
     @property
     def metrics(self) -> tuple[str, ...]:
         return tuple(self._y)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Of all columns, room for what is to come included."""
+        smooth = (column for _, column in self._smooth.values())
+        return sum(column.reserved_bytes for column in (*self._x.values(), *self._y.values(), *smooth))
 
     @property
     def last_step(self) -> float:
@@ -288,6 +298,11 @@ class RunHistory:
     def streams(self) -> Iterable[Stream]:
         """The living branch of every kind of event, in order of first appearance."""
         return self._streams.values()
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Of the columns of all branches, cut ones too."""
+        return sum(stream.reserved_bytes for stream in (*self._streams.values(), *self._ghosts))
 
     def _curve(self, stream: Stream, metric: str, axis: XAxis, decay: float) -> Curve:
         if axis != "flops":

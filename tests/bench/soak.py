@@ -1,225 +1,94 @@
 """A cockpit that stays open: `python -m tests.bench.soak [MINUTES] [EVENTS_A_SECOND]` (10 minutes, 1,000 a second).
 
-This process stands where rank 0 stands and writes the journal; a real supervisor takes the run over and publishes it, and a
-real cockpit, a process on a real pty of 120x40, watches it through the supervisor's sockets. Told at the end: whether every
-event came and was folded in, in its order; how the memory of the cockpit and of the supervisor grew; how late frames were;
-and what both cost. A frame is what a terminal emulator at the pty's other end makes of the bytes, so whatever holds one up
-counts: socket, fold, drawing, terminal.
+One process stands where rank 0 stands and writes the journal; a real supervisor takes the run over and publishes it, and a
+real cockpit, a process on a real pty of 120x40, watches it through the supervisor's sockets. Another process does nothing but
+read that pty and note when what came; this one makes a screen of it, whenever it has the time. So whatever holds a frame up counts
+(socket, fold, drawing, terminal), and who measures holds up none.
+
+Told at the end, as held or as falling short: whether every event came and was folded in, in its order; whether memory grew beyond
+the columns of numbers; how late frames were, and of each that was later than 200 ms, whose that was (`tests.bench.lateness`) and
+where the cockpit's loop was meanwhile.
 """
 
-import gc
-import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
-import tracemalloc
-from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pyte
 
-from tests.supervisor.conftest import kill_and_wait
-from tests.tui.conftest import WrittenRun
-from tests.tui.terminal import PtyProcess
-from trainer_daemon.contract.events import Alert, Event, Notice, RanksPaced, SampleChunk, TrainStep
-from trainer_daemon.contract.journal import Record
-from trainer_daemon.contract.rundir import RunDir, create_run, find_run, hold_lock
-from trainer_daemon.contract.spec import RunSpec
-from trainer_daemon.supervisor.detach import start_supervisor
-from trainer_daemon.supervisor.sweep import kill_run_processes
-from tui.app import Cockpit
-from tui.feed import LinkState, open_link
-from tui.screens.cockpit import FRAME_SECONDS, CockpitScreen
-from tui.terminal import given_back
+from tests.bench.lateness import LATE_SECONDS, Frame, Tally, between
+from tests.bench.soak_programs import (
+    SIZE,
+    Chunk,
+    Emitted,
+    Had,
+    Held,
+    Memory,
+    emit_for,
+    read_terminal,
+)
 
-SIZE = (120, 40)
-CYCLE = 1000
-"""Events after which their kinds repeat; all but a few dozen of them are steps."""
-MOST_AT_ONCE = 50
-"""Events between two looks at the terminal."""
-LOOK_SECONDS = 1.0
-"""Between two looks at memory."""
 WARM_UP_SHARE = 0.3
 """Of the time, before which memory is not judged: buffers fill up to what they hold."""
+FLAT_SHARE = 0.05
+"""Of the memory: what it may grow by after that, columns left out, and be flat."""
+TOLD_FRAMES = 40
+"""Of late ones, the latest."""
+LOOK_SECONDS = 60.0
 PATIENCE_SECONDS = 300.0
-COCKPIT = "import sys; from tests.bench.soak import cockpit; cockpit(sys.argv[1])"
-
-
-# What is watched
-
-
-def a_cycle(written: WrittenRun, first_step: int) -> Iterator[Event]:
-    """What a run reports, `CYCLE` events of it: steps, and now and then all else that comes while it trains."""
-    step = first_step
-    for place in range(CYCLE):
-        if place % 50 == 49:
-            yield RanksPaced(step, 50, [0.001, 0.0011], [0.5, 0.52])
-        elif place % 100 == 48:
-            yield SampleChunk(f"asked-{step // CYCLE}", " and then the fox")
-        elif place % 500 == 47:
-            yield Notice("warning", f"the disk was slow at step {step}")
-        elif place % 1000 == 46:
-            yield Alert("gradient_spike", step, "gradient norm 7, usual 0.3", "an odd batch", "nothing yet")
-        else:
-            yield written.step(step)
-            step += 1
-
-
-class Emitter:
-    """Rank 0 of a run that trains fast."""
-
-    def __init__(self, name: str, total_steps: int) -> None:
-        run, lock = create_run(name, RunSpec())
-        self.written = WrittenRun(run, lock, total_steps)
-        self.written.begin()
-        self._ranks_lock = hold_lock(run.ranks_lock, shared=True)
-        self.written.die()
-        self.written.writers.pop("daemon").close()
-        self.supervisor = psutil.Process(start_supervisor({"resume": str(run.path)}).pid)
-        self.run = run
-        self.step = 0
-        self.last_seq = 0
-        """Of the stream it writes."""
-        self.emitted_at = array("d", [time.monotonic()])
-        """By step."""
-        self._cycle: Iterator[Event] = iter(())
-
-    def emit(self, events: int) -> None:
-        for _ in range(events):
-            event = next(self._cycle, None)
-            if event is None:
-                self._cycle = a_cycle(self.written, self.step + 1)
-                event = next(self._cycle)
-            self.written.tell("train", event)
-            if isinstance(event, TrainStep):
-                self.step += 1
-                self.emitted_at.append(time.monotonic())
-        self.last_seq = self.written.writers["train"].last_seq
-
-    def close(self) -> None:
-        kill_and_wait(self.supervisor.pid)
-        kill_run_processes(self.run)
-        os.close(self._ranks_lock)
-        self.written.close()
-
-
-@contextmanager
-def emitting(name: str, total_steps: int) -> Iterator[Emitter]:
-    emitter = Emitter(name, total_steps)
-    try:
-        yield emitter
-    finally:
-        emitter.close()
-
-
-# Who watches
-
-
-@dataclass(frozen=True)
-class Had:
-    """What a cockpit had when it was left."""
-
-    breaks: int
-    """Records that did not follow the one before of their stream."""
-    cursors: dict[str, int]
-    """Per stream, the last record folded in."""
-    step: int
-    rows: int
-    """Of all kinds, in its columns."""
-    alive_bytes: int | None
-    """Allocated since it began and not freed; None unless it was told to trace (TRACED), which takes twice the time."""
-
-
-class CountedFeed:
-    """The real feed; counts where a stream's numbers do not follow each other."""
-
-    def __init__(self, run: RunDir, after: dict[str, int]) -> None:
-        self._feed = open_link(run, after)
-        self.newest = dict(after)
-        self.breaks = 0
-
-    @property
-    def link_state(self) -> LinkState:
-        return self._feed.link_state
-
-    def poll(self, timeout_seconds: float) -> list[Record]:
-        records = self._feed.poll(timeout_seconds)
-        for record in records:
-            self.breaks += record.seq != self.newest.get(record.stream, 0) + 1
-            self.newest[record.stream] = record.seq
-        return records
-
-    def interrupt(self) -> None:
-        self._feed.interrupt()
-
-    def close(self) -> None:
-        self._feed.close()
-
-
-def cockpit(name: str) -> None:
-    """`llmctl attach`, and, once left, what it had to the pipe REPORT."""
-    if "TRACED" in os.environ:
-        tracemalloc.start()
-    feeds: list[CountedFeed] = []
-
-    def open_feed(run: RunDir, after: dict[str, int]) -> CountedFeed:
-        feeds.append(CountedFeed(run, after))
-        return feeds[-1]
-
-    class Watching(Cockpit):
-        def action_detach(self) -> None:
-            screen = next(s for s in self.screen_stack if isinstance(s, CockpitScreen))
-            state = screen.state
-            rows = sum(len(stream) for stream in state.history.streams())
-            gc.collect()
-            alive = tracemalloc.get_traced_memory()[0] if tracemalloc.is_tracing() else None
-            had = Had(feeds[0].breaks, state.status.cursors, state.status.step, rows, alive)
-            os.write(int(os.environ["REPORT"]), json.dumps(asdict(had)).encode())
-            super().action_detach()
-
-    app = Watching(find_run(name), open_feed)
-    with given_back(app.end_soon):
-        app.run(mouse=False)
+_processes = multiprocessing.get_context("spawn")
 
 
 @dataclass
 class Watcher:
     """A cockpit in a terminal, and when each of its frames came."""
 
-    process: PtyProcess
-    reports: int
+    pid: int
+    told: "Connection[Any, Any]"
+    report: Path
+    emitted_at: Sequence[float]
+    """By step."""
     shown_step: int = 0
-    gaps: list[float] = field(default_factory=list)
-    """Seconds between frames that show a newer step than the one before."""
-    ages: list[float] = field(default_factory=list)
-    """Seconds since the newest step on screen was emitted, as each frame came."""
-    _came_at: float | None = None
+    frames: list[Frame] = field(default_factory=list)
+    _newest: tuple[float, Tally] | None = None
+    """When the newest frame came, and the tally then."""
     _screen: pyte.Screen = field(default_factory=lambda: pyte.Screen(*SIZE))
 
     def __post_init__(self) -> None:
         self._stream = pyte.ByteStream(self._screen)
 
-    def read(self, seconds: float, emitted_at: "array[float]") -> None:
-        """Take what comes within so many seconds, and look whether it is a new frame."""
-        came = self.process.read(seconds=seconds)
-        self.process.sent.clear()
-        if not came:
-            return
-        self._stream.feed(came.replace(b"\x1b[>1u", b"").replace(b"\x1b[<u", b""))
-        now = time.monotonic()
+    def take(self, seconds: float) -> None:
+        """What came by now, or comes within so many seconds. Raises EOFError when the cockpit has ended."""
+        while self.told.poll(seconds):
+            self._take(self.told.recv())
+            seconds = 0.0
+
+    def _take(self, chunk: Chunk) -> None:
+        self._stream.feed(chunk.data.replace(b"\x1b[>1u", b"").replace(b"\x1b[<u", b""))
         step = self._step_on_screen()
         if step <= self.shown_step:
             return
-        if self._came_at is not None:
-            self.gaps.append(now - self._came_at)
-            self.ages.append(now - emitted_at[step])
-        self._came_at, self.shown_step = now, step
+        if self._newest is not None:
+            came_at, tally = self._newest
+            due = max(came_at, self.emitted_at[self.shown_step + 1])
+            self.frames.append(Frame(chunk.at, step, due, between(tally, chunk.tally)))
+        self._newest, self.shown_step = (chunk.at, chunk.tally), step
+
+    def ages(self) -> list[float]:
+        """Seconds since the newest step on screen was emitted, as each frame came."""
+        return [frame.at - self.emitted_at[frame.step] for frame in self.frames]
 
     def _step_on_screen(self) -> int:
         """From the headline, which has `12,345/1,000,000`; 0 where it is not there."""
@@ -227,123 +96,239 @@ class Watcher:
         digits = done.split()[-1].replace(",", "") if slash and done.split() else ""
         return int(digits) if digits.isdecimal() else 0
 
-    def shows(self, *words: str) -> bool:
-        text = "\n".join(self._screen.display)
-        return all(word in text for word in words)
-
-    def text(self) -> str:
-        return "\n".join(self._screen.display)
+    def catch_up(self, step: int) -> None:
+        """Until this step is on screen. Raises TimeoutError where that takes too long."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.shown_step < step:
+            self.take(0.05)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"step {step} is not on screen:\n" + "\n".join(self._screen.display))
 
     def leave(self) -> Had:
         """Press `q`; what it had, in its own words."""
-        self.process.write(b"q")
+        self.told.send(b"q")
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.process.process.poll() is None:
-            assert time.monotonic() < deadline, "it does not end"
-            self.process.read()
-        return Had(**json.loads(os.read(self.reports, 1 << 16)))
-
-    @property
-    def megabytes(self) -> float:
-        return float(psutil.Process(self.process.pid).memory_info().rss / 1e6)
-
-    @property
-    def cpu_seconds(self) -> float:
-        times = psutil.Process(self.process.pid).cpu_times()
-        return float(times.user + times.system)
+        try:
+            while True:
+                assert time.monotonic() < deadline, "it does not end"
+                self.take(0.05)
+        except (EOFError, ConnectionResetError):
+            return Had.read(self.report)
 
 
 @contextmanager
-def watching(name: str, traced: bool = False) -> Iterator[Watcher]:
-    reports, theirs = os.pipe()
-    environment = {"REPORT": str(theirs)} | ({"TRACED": "1"} if traced else {})
-    process = PtyProcess(COCKPIT, name, size=SIZE, environment=environment, pass_fds=[theirs])
-    os.close(theirs)
+def watching(
+    name: str,
+    emitted_at: Sequence[float],
+    pids: dict[str, int] | None = None,
+    still: Any = (0.0,),
+    *,
+    traced: bool = False,
+) -> Iterator[Watcher]:
+    """A cockpit on this run. `pids`: the other processes of the chain; `still`: as `emit_for` has it."""
+    ours, theirs = _processes.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "had.json"
+        process = _processes.Process(
+            target=read_terminal, args=(name, report, traced, pids or {}, still, theirs), daemon=True
+        )
+        process.start()
+        theirs.close()
+        try:
+            yield Watcher(ours.recv(), ours, report, emitted_at)
+        finally:
+            ours.close()
+            process.join()
+
+
+@dataclass
+class Writing:
+    """An emitter in a process of its own."""
+
+    pid: int
+    supervisor: int
+    """Its pid."""
+    emitted_at: Any
+    still: Any
+    told: "Connection[Any, Any]"
+
+    def begin(self) -> None:
+        self.told.send("begin")
+
+    @property
+    def is_over(self) -> bool:
+        return self.told.poll()
+
+    def emitted(self) -> Emitted:
+        emitted = self.told.recv()
+        assert isinstance(emitted, Emitted)
+        return emitted
+
+
+@contextmanager
+def writing(name: str, seconds: float, rate: float) -> Iterator[Writing]:
+    emitted_at, still = RawArray("d", round(seconds * rate) + 2 * round(rate)), RawArray("d", 1)
+    ours, theirs = _processes.Pipe()
+    process = _processes.Process(target=emit_for, args=(seconds, rate, name, emitted_at, still, theirs))
+    process.start()
+    theirs.close()
     try:
-        yield Watcher(process, reports)
+        assert process.pid is not None
+        yield Writing(process.pid, ours.recv(), emitted_at, still, ours)
     finally:
-        process.close()
-        os.close(reports)
-
-
-def catch_up(watcher: Watcher, emitter: Emitter) -> None:
-    """Until the newest step is on screen. Raises TimeoutError where that takes too long."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while watcher.shown_step < emitter.step:
-        watcher.read(0.05, emitter.emitted_at)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"step {emitter.step} is not on screen:\n{watcher.text()}")
+        ours.close()
+        process.join()
 
 
 # The measurement
 
 
-def slope(minutes: list[float], megabytes: list[float]) -> float:
-    """MB a minute, of the line through all looks after the warm-up."""
-    first = int(len(minutes) * WARM_UP_SHARE)
-    return float(np.polyfit(minutes[first:], megabytes[first:], 1)[0])
+@dataclass(frozen=True)
+class Result:
+    """All that was measured."""
+
+    seconds: float
+    emitted: Emitted
+    had: Had
+    frames: list[Frame]
+    ages: list[float]
+    supervisor_megabytes: list[float]
+    cpu_shares: dict[str, float]
+    """Of a core, by process."""
 
 
-def quantiles_ms(seconds: list[float]) -> str:
+def cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def megabytes(pid: int) -> float:
+    return float(psutil.Process(pid).memory_info().rss / 1e6)
+
+
+def soak(seconds: float, rate: float) -> Result:
+    with writing("soaked", seconds, rate) as writer:
+        pids = {"supervisor": writer.supervisor, "writer": writer.pid}
+        with watching("soaked", writer.emitted_at, pids, writer.still) as watcher:
+            watcher.catch_up(1)
+            every = {"cockpit": watcher.pid, "supervisor": writer.supervisor}
+            cpu = {name: cpu_seconds(pid) for name, pid in every.items()}
+            writer.begin()
+            watcher.take(1.0)
+            watcher.frames.clear()
+            began = looked = time.monotonic()
+            supervisor_megabytes = [megabytes(writer.supervisor)]
+            while not writer.is_over:
+                watcher.take(0.05)
+                if time.monotonic() - looked >= LOOK_SECONDS:
+                    looked += LOOK_SECONDS
+                    supervisor_megabytes.append(megabytes(writer.supervisor))
+                    late = sum(frame.late_seconds > LATE_SECONDS for frame in watcher.frames)
+                    print(
+                        f"  {(looked - began) / 60:.0f} min: step {watcher.shown_step:,}, cockpit {megabytes(watcher.pid):.1f} MB, "
+                        f"supervisor {supervisor_megabytes[-1]:.1f} MB, {len(watcher.frames):,} frames, {late} late",
+                        flush=True,
+                    )
+            shares = {name: (cpu_seconds(pid) - cpu[name]) / seconds for name, pid in every.items()}
+            emitted = writer.emitted()
+            watcher.catch_up(emitted.step)
+            had = watcher.leave()
+    return Result(seconds, emitted, had, watcher.frames, watcher.ages(), supervisor_megabytes, shares)
+
+
+# What is told of it
+
+
+def verdict(is_held: bool) -> str:
+    return "held       " if is_held else "FALLS SHORT"
+
+
+def quantiles_ms(seconds: Sequence[float]) -> str:
     p50, p99, most = np.quantile(np.array(seconds) * 1e3, [0.5, 0.99, 1.0])
     return f"p50 {p50:.0f}, p99 {p99:.0f}, most {most:.0f} ms"
 
 
-def soak(minutes: float, rate: float) -> None:
-    with emitting("soaked", round(minutes * 60 * rate)) as emitter, watching(emitter.run.name) as watcher:
-        emitter.emit(1)
-        catch_up(watcher, emitter)
-        watcher.gaps.clear()
-        watcher.ages.clear()
-        times: list[float] = []
-        memory: list[float] = []
-        supervisor_memory: list[float] = []
-        cpu, supervisor_cpu = watcher.cpu_seconds, sum(emitter.supervisor.cpu_times()[:2])
-        began = time.monotonic()
-        emitted, looked, behind = 0, 0.0, 0
-        while (passed := time.monotonic() - began) < minutes * 60:
-            # not all at once where the machine was away for a while: the terminal has to be read meanwhile
-            due = min(int(passed * rate) - emitted, MOST_AT_ONCE)
-            emitter.emit(due)
-            emitted += due
-            watcher.read(0.002, emitter.emitted_at)
-            if passed - looked >= LOOK_SECONDS:
-                looked = passed
-                behind = max(behind, int(passed * rate) - emitted)
-                times.append(passed / 60)
-                memory.append(watcher.megabytes)
-                supervisor_memory.append(float(emitter.supervisor.memory_info().rss / 1e6))
-                if len(times) % 60 == 0:
-                    print(
-                        f"  {times[-1]:.0f} min: {emitted:,} events, cockpit {memory[-1]:.1f} MB, "
-                        f"supervisor {supervisor_memory[-1]:.1f} MB, {len(watcher.gaps):,} frames",
-                        flush=True,
-                    )
-        cpu, supervisor_cpu = (
-            watcher.cpu_seconds - cpu,
-            sum(emitter.supervisor.cpu_times()[:2]) - supervisor_cpu,
+def events_line(result: Result) -> str:
+    had, emitted = result.had, result.emitted
+    is_held = had.breaks == 0 and had.cursors["train"] == emitted.last_seq and had.step == emitted.step
+    return (
+        f"{verdict(is_held)} no event lost: {emitted.last_seq:,} written, {had.cursors['train']:,} folded in, {had.breaks} out of "
+        f"order or missing; {had.rows:,} rows kept; the writer was {emitted.most_behind:,} behind at most"
+    )
+
+
+def memory_lines(memory: list[Memory]) -> list[str]:
+    """What grew after the warm-up, by the line through all looks from then on."""
+    judged = memory[int(len(memory) * WARM_UP_SHARE) :]
+    minutes = [(look.at - judged[0].at) / 60 for look in judged]
+    rest = [(look.resident - look.columns) / 1e6 for look in judged]
+    if len(judged) < 3:
+        return ["            memory: too short a time to say"]
+    growth = float(np.polyfit(minutes, rest, 1)[0]) * minutes[-1]
+    is_held = growth <= FLAT_SHARE * rest[0]
+    first, middle, last = memory[0], judged[0], memory[-1]
+
+    def of(look: Memory) -> str:
+        return f"{look.resident / 1e6:.0f} MB ({look.columns / 1e6:.1f} of them columns)"
+
+    return [
+        (
+            f"{verdict(is_held)} memory flat: cockpit {of(first)}, {of(middle)} after warm-up, {of(last)} at the end; without columns "
+            f"{growth:+.1f} MB in the {minutes[-1]:.0f} min judged, of {rest[0]:.0f}; flat up to {FLAT_SHARE:.0%}"
         )
-        late = [max(0.0, gap - FRAME_SECONDS) for gap in watcher.gaps]
-        catch_up(watcher, emitter)
-        had = watcher.leave()
-        print(
-            f"{minutes:g} min at {rate:g} events/s, load {Path('/proc/loadavg').read_text().split()[0]}\n"
-            f"  events     {emitter.last_seq:,} written, {had.cursors['train']:,} folded in, {had.breaks} out of order or missing; "
-            f"{had.rows:,} rows kept; the writer was {behind:,} behind at most\n"
-            f"  memory     cockpit {memory[0]:.0f} to {memory[-1]:.0f} MB, {slope(times, memory):+.2f} MB/min after warm-up; "
-            f"supervisor {supervisor_memory[0]:.0f} to {supervisor_memory[-1]:.0f} MB, "
-            f"{slope(times, supervisor_memory):+.2f} MB/min\n"
-            f"  lateness   {quantiles_ms(late)} of {len(late):,} frames; {sum(x > 0.2 for x in late)} later than 200 ms\n"
-            f"  age        of the newest step on screen {quantiles_ms(watcher.ages)}\n"
-            f"  processor  cockpit {cpu / (minutes * 60):.1%} of a core, supervisor "
-            f"{supervisor_cpu / (minutes * 60):.1%}"
+    ]
+
+
+def lateness_lines(frames: list[Frame], held: list[Held], began: float) -> list[str]:
+    late = [frame for frame in frames if frame.late_seconds > LATE_SECONDS]
+    ours = sum(frame.is_ours for frame in late)
+    lines = [
+        (
+            f"{verdict(not late)} no frame later than {LATE_SECONDS * 1e3:.0f} ms: {quantiles_ms([f.late_seconds for f in frames])} of "
+            f"{len(frames):,}; {len(late)} later, {ours} of them ours and {len(late) - ours} the machine's"
         )
+    ]
+    lines += [
+        f"              {cause}: {count}" for cause, count in Counter(f.cause for f in late).most_common()
+    ]
+    for frame in sorted(late, key=lambda f: -f.late_seconds)[:TOLD_FRAMES]:
+        lines.append(f"            at {(frame.at - began) / 60:.2f} min {frame.in_words()}")
+        lines += [
+            f"                the cockpit's loop stood {stop.seconds * 1e3:.0f} ms, computed {stop.computed_seconds * 1e3:.0f}, "
+            f"garbage {stop.garbage_seconds * 1e3:.0f}: {' < '.join(stop.stack) or 'nowhere by then'}"
+            for stop in held
+            if frame.due < stop.at <= frame.at + LATE_SECONDS
+        ]
+    return lines
+
+
+def report(result: Result, rate: float, load: str) -> str:
+    frames, had = result.frames, result.had
+    began = frames[0].at
+    supervisor = result.supervisor_megabytes
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in result.cpu_shares.items())
+    longest = max((stop.seconds for stop in had.held), default=0.0)
+    return "\n".join(
+        [
+            f"{result.seconds / 60:g} min at {rate:g} events/s, load {load} at the end",
+            events_line(result),
+            *memory_lines(had.memory),
+            *lateness_lines(frames, had.held, began),
+            (
+                f"            the newest step on screen was {quantiles_ms(result.ages)} old; the cockpit's loop stood longer than 100 ms "
+                f"{len(had.held)} times, {longest * 1e3:.0f} ms at most; a look for garbage took {had.longest_garbage_seconds * 1e3:.0f} ms "
+                "at most"
+            ),
+            f"            supervisor {supervisor[0]:.0f} to {supervisor[-1]:.0f} MB; of a core: {shares}",
+        ]
+    )
 
 
 def main(minutes: float = 10.0, rate: float = 1000.0) -> None:
     with tempfile.TemporaryDirectory() as home:
         os.environ.update(LLMCTL_HOME=home, XDG_RUNTIME_DIR=home)
-        soak(minutes, rate)
+        result = soak(minutes * 60, rate)
+    print(report(result, rate, Path("/proc/loadavg").read_text().split()[0]))
 
 
 if __name__ == "__main__":

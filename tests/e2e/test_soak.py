@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.soak import catch_up, emitting, watching
+from tests.bench.soak import watching
+from tests.bench.soak_programs import emitting
 from tui.run_state import STEP_METRICS
 from tui.store import STORED_AXES
 
@@ -23,13 +24,16 @@ def test_no_event_of_a_flood_is_lost_and_memory_grows_by_its_columns_alone(
 ) -> None:
     monkeypatch.setenv("LLMCTL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with emitting("flooded", 2 * BURSTS * BURST) as emitter, watching("flooded", traced=True) as watcher:
+    with (
+        emitting("flooded", 2 * BURSTS * BURST) as emitter,
+        watching("flooded", emitter.emitted_at, traced=True) as watcher,
+    ):
         emitter.emit(BURST)
-        catch_up(watcher, emitter)
+        watcher.catch_up(emitter.step)
         for _ in range(BURSTS):
             emitter.emit(BURST)
-            watcher.read(0.01, emitter.emitted_at)
-        catch_up(watcher, emitter)
+            watcher.take(0.01)
+        watcher.catch_up(emitter.step)
         had = watcher.leave()
     assert had.breaks == 0, "each follows the one before it"
     assert had.cursors["train"] == emitter.last_seq
@@ -37,7 +41,7 @@ def test_no_event_of_a_flood_is_lost_and_memory_grows_by_its_columns_alone(
     # what lives, not the size of the process: a heap that is not given back differs by 20 MB from one flood to the next
     assert had.alive_bytes is not None
     assert had.alive_bytes < 2 * ROW_BYTES * emitter.step + ELSE_BYTES
-    slowest = max(watcher.ages)
+    slowest = max(watcher.ages())
     print(
-        f"{emitter.step} steps in {len(watcher.ages)} frames; the oldest showed {slowest:.1f} s ago; {had.alive_bytes:,} bytes alive"
+        f"{emitter.step} steps in {len(watcher.frames)} frames; the oldest showed {slowest:.1f} s ago; {had.alive_bytes:,} bytes alive"
     )
