@@ -20,6 +20,7 @@ from textual.screen import Screen
 from trainer_daemon.contract.errors import LlmctlError
 from tui.clipboard import fitting, is_in_tmux, osc52
 from tui.ink import THEMES
+from tui.key_order import OneKeyAtATime
 from tui.meter import Meter, metered
 from tui.screen_diff import DiffedApp
 from tui.settings import DEFAULT_THEME, Settings, load_settings, remember_theme
@@ -38,7 +39,7 @@ UNLISTED = {"pane.escape", "prompt.earlier", "prompt.later", "prompt.leave"}
 """Keys that make no sense as a command of the palette."""
 
 
-class Cockpit(DiffedApp[None]):
+class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
     """Watches a run, commands it, and leaves it going."""
 
     TITLE = "llmctl"

@@ -1,0 +1,96 @@
+"""Keys that come in a burst do what they would have done one by one.
+
+Textual hands each key to whatever has the focus when the key arrives, and what a key does takes a few messages more. After a
+link that stood still for a second `/Once upon` comes at once, and its letters would be taken for commands. So a key waits
+until the one before is done, up to `MOST_SECONDS`; in a line that one types in letters go through as they come.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from textual import events
+from textual.app import App
+
+if TYPE_CHECKING:
+    from textual.dom import DOMNode
+    from textual.screen import Screen
+    from textual.widget import Widget
+
+ReturnType = TypeVar("ReturnType")
+Place = tuple["Screen[object]", "Widget | None"]
+"""A screen, and what has the focus there."""
+
+MOST_SECONDS = 1.0
+"""For one key: what takes longer, or was taken away with its queue, holds up nothing."""
+LEAST_ROUNDS = 2
+"""A message that a key's handler posts comes behind the first."""
+LOOK_SECONDS = 0.005
+"""Between two looks whether a screen that was opened can have keys."""
+
+
+class OneKeyAtATime(App[ReturnType]):
+    def __init__(self) -> None:
+        super().__init__()
+        self._typed: deque[events.Key | events.Paste] = deque()
+        """Came, and wait."""
+        self._key_done_by: float | None = None
+        """Until when the key that was handed on last is waited for (monotonic); None: it is done."""
+        self._handed_to: Screen[object] | None = None
+
+    async def on_event(self, event: events.Event) -> None:
+        if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
+            await super().on_event(event)
+            return
+        self._typed.append(event)
+        if self._key_done_by is None or time.monotonic() > self._key_done_by:
+            await self._hand_on()
+
+    async def _hand_on(self) -> None:
+        """As many of the keys that came as need not wait for each other."""
+        self._key_done_by = None
+        while self._typed:
+            event = self._typed.popleft()
+            if self._is_text(event):
+                await super().on_event(event)
+                continue
+            self._handed_to = self.screen
+            self._key_done_by = time.monotonic() + MOST_SECONDS
+            await super().on_event(event)
+            self._go_round(self._key_done_by, LEAST_ROUNDS)
+            return
+
+    def _is_text(self, event: events.Key | events.Paste) -> bool:
+        """It only becomes a part of the line that has the focus."""
+        from textual.widgets import Input  # there by now; the first frame does not wait for it
+
+        is_printable = isinstance(event, events.Paste) or event.is_printable
+        return isinstance(self.focused, Input) and is_printable
+
+    def _go_round(self, deadline: float, rounds: int) -> None:
+        """Follow the key on its way from what has the focus up to the app, so many times."""
+        way = [*(self.focused or self.screen).ancestors_with_self]
+        self._follow(way, (self.screen, self.focused), deadline, rounds)
+
+    def _follow(self, way: list[DOMNode], began: Place, deadline: float, rounds: int) -> None:
+        if deadline != self._key_done_by or not self.is_running:
+            return  # it was given up, and another key is under way
+        while way:
+            if way.pop(0).call_later(self._follow, way, began, deadline, rounds):
+                return  # the next one takes its turn behind the key
+        if rounds > 1:
+            self._go_round(deadline, rounds - 1)
+        elif time.monotonic() >= deadline or (self._is_ready and began == (self.screen, self.focused)):
+            self.call_later(self._hand_on)
+        else:
+            self.set_timer(LOOK_SECONDS, partial(self._go_round, deadline, 1))
+
+    @property
+    def _is_ready(self) -> bool:
+        """A screen that the key opened is put together, and what is to have its keys has them."""
+        screen = self.screen
+        is_new = screen is not self._handed_to
+        return not is_new or (screen.is_mounted and (screen.focused is not None or not screen.focus_chain))
