@@ -1,15 +1,15 @@
 """The smallest real run there is: two layers, a few hundred generated stories, steps of milliseconds."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from trainer_daemon.contract.events import Command, Event, Finished, TrainStep
+from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.spec import RunSpec, build_spec
 from trainer_daemon.engine.assembly import build_job
-from trainer_daemon.engine.job import Job
+from trainer_daemon.engine.job import Job, Launch
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.ranks import Ranks
 
@@ -37,8 +37,11 @@ def tiny_spec(*overrides: str) -> RunSpec:
 class Recorder:
     """Stands where the journal and the control stream stand: keeps events, gives commands to be obeyed after a step."""
 
-    def __init__(self, commands: dict[int, list[Command]] | None = None) -> None:
+    def __init__(
+        self, commands: dict[int, list[Command]] | None = None, *, stop_wanted: bool = False
+    ) -> None:
         self.events: list[Event] = []
+        self._stop_wanted = stop_wanted
         self._commands = dict(commands or {})
         self._waiting: list[Command] = []
         self._release(1)
@@ -61,6 +64,12 @@ class Recorder:
     def wait(self, seconds: float) -> None:
         """Every command of these tests is there already."""
 
+    def terminated(self) -> bool:
+        return False
+
+    def stop_wanted(self) -> bool:
+        return self._stop_wanted
+
     def of(self, kind: type[E]) -> list[E]:
         return [e for e in self.events if isinstance(e, kind)]
 
@@ -76,35 +85,29 @@ def build_tiny(
     spec: RunSpec,
     home: Path,
     recorder: Recorder,
-    checkpoints: Path | None = None,
+    folder: Path | None = None,
     ranks: Ranks = ALONE,
-    stop_wanted: Callable[[], bool] = lambda: False,
     rollbacks: int = 0,
 ) -> Job:
-    """A job in this process, from the newest checkpoint where there is one."""
+    """A job in this process, from the newest checkpoint where there is one. `folder`: the run's; None: `home` is."""
     torch.set_num_threads(1)
-    return build_job(
-        spec,
-        ranks,
+    (folder or home).mkdir(parents=True, exist_ok=True)
+    launch = Launch(
+        run=RunDir(folder or home),
         home=home,
-        checkpoints=checkpoints or home / "checkpoints",
-        settings_file=(checkpoints or home / "checkpoints") / "settings.json",
-        evidence=(checkpoints or home) / "evidence",
-        window=(checkpoints or home) / "live",
         attempt=1,
         emit=recorder.emit,
         commands=recorder,
-        terminated=lambda: False,
-        stop_wanted=stop_wanted,
         rollbacks=rollbacks,
     )
+    return build_job(spec, ranks, launch)
 
 
 def run_tiny(
-    spec: RunSpec, home: Path, recorder: Recorder, checkpoints: Path | None = None, ranks: Ranks = ALONE
+    spec: RunSpec, home: Path, recorder: Recorder, folder: Path | None = None, ranks: Ranks = ALONE
 ) -> tuple[Finished, Job]:
     """Build the job and train it."""
-    job = build_tiny(spec, home, recorder, checkpoints, ranks)
+    job = build_tiny(spec, home, recorder, folder, ranks)
     try:
         return train(job), job
     finally:

@@ -90,7 +90,7 @@ def training_and_loading(folder: Path) -> tuple[float, float, float]:
         preset_tables("stories"), [f"train.num_iterations={STEPS}", "eval.every=1000", "sample.every=1000"]
     )
     seen = Recorder()
-    _, job = run_tiny(spec, folder, seen, folder / "checkpoints")
+    _, job = run_tiny(spec, folder, seen, folder)
     steps = seen.of(TrainStep)[2:]
     training = median(e.tokens_per_second for e in steps)
     waiting = median((e.data_seconds or 0.0) / e.step_seconds for e in steps)

@@ -32,7 +32,7 @@ def main() -> int:
     home, folder = Path(sys.argv[1]), Path(sys.argv[2])
     spec = tiny_spec("runtime.precision=fp16", "train.num_iterations=5", "checkpoint.every=none")
     ranks = join_ranks(spec.runtime)
-    job = build_tiny(spec, home, Recorder(), folder / "checkpoints", ranks)
+    job = build_tiny(spec, home, Recorder(), folder, ranks)
     if ranks.rank == ranks.world_size - 1:
         job.gradients = OverflowingGradients(
             job.model.parameters(), clip_norm=None, loss_scale=job.gradients.loss_scale

@@ -44,7 +44,7 @@ def whole(home: Path) -> tuple[Recorder, Path]:
     seen = Recorder()
     finished, _ = run_tiny(tiny_pile_spec(), home, seen, home / "whole")
     assert (finished.reason, finished.step) == ("completed", 12)
-    return seen, home / "whole"
+    return seen, home / "whole" / "checkpoints"
 
 
 def test_it_learns_and_reports_its_one_rate(whole: tuple[Recorder, Path]) -> None:
@@ -73,7 +73,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
     run_tiny(tiny_pile_spec(), home, second, tmp_path)
     assert stop.losses | second.losses == whole[0].losses
     for file in ("model.safetensors", "optimizer.safetensors", "training.json"):
-        assert (tmp_path / LAST / file).read_bytes() == (whole[1] / LAST / file).read_bytes(), file
+        assert (tmp_path / "checkpoints" / LAST / file).read_bytes() == (
+            whole[1] / LAST / file
+        ).read_bytes(), file
 
 
 def test_its_checkpoint_writes_beyond_the_context_and_is_measured_as_the_run_was(
@@ -123,5 +125,7 @@ def test_two_ranks_train_what_one_trains(whole: tuple[Recorder, Path], home: Pat
     alone = load_file(whole[1] / LAST / "model.safetensors")
     for name, tensor in alone.items():
         assert torch.dist(first[name], tensor) < 1e-3 * tensor.norm(), name
-    state, one = (load_file(folder / LAST / "optimizer.safetensors") for folder in (tmp_path, whole[1]))
+    state, one = (
+        load_file(folder / LAST / "optimizer.safetensors") for folder in (tmp_path / "checkpoints", whole[1])
+    )
     assert {name: t.shape for name, t in state.items()} == {name: t.shape for name, t in one.items()}

@@ -81,7 +81,11 @@ def test_a_run_reports_its_plan_every_step_and_its_end(home: Path, tmp_path: Pat
     parts = [seconds for seconds in last.part_seconds.values() if seconds is not None]
     assert len(parts) == 4
     assert sum(parts) <= last.step_seconds
-    assert [c.val_bpb is not None for c in store.list_checkpoints(tmp_path)] == [False, False, True]
+    assert [c.val_bpb is not None for c in store.list_checkpoints(tmp_path / "checkpoints")] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(("stop_step", "precision"), [(1, "fp32"), (5, "fp32"), (7, "bf16"), (11, "bf16")])
@@ -289,7 +293,8 @@ def test_with_every_interval_off_a_run_saves_at_its_end_and_nothing_else(home: P
 
 
 def test_a_failed_save_is_an_event_and_training_goes_on(home: Path, tmp_path: Path) -> None:
-    draft_of_step_5 = store.temporary_folder(tmp_path, 5)
+    (tmp_path / "checkpoints").mkdir()
+    draft_of_step_5 = store.temporary_folder(tmp_path / "checkpoints", 5)
     seen = Meddler(4, draft_of_step_5.touch)  # a file where the draft's folder must be
     finished, _ = run_tiny(tiny_spec(), home, seen, tmp_path)
     assert finished.reason == "completed"
@@ -322,7 +327,7 @@ def test_a_resumed_run_forgets_the_evaluations_of_the_branch_that_was_cut(home: 
     """Its last checkpoint is lost, so it goes on from step 10 and knows the best of up to there, not of step 12."""
     whole, second = Recorder(), Recorder()
     run_tiny(tiny_spec(), home, whole, tmp_path)
-    store.discard(tmp_path / "step-00000012")
+    store.discard(tmp_path / "checkpoints" / "step-00000012")
     run_tiny(tiny_spec(), home, second, tmp_path)
     scores = {e.step: e.val_bpb for e in whole.of(Evaluated)}
     assert scores[12] < scores[6]
@@ -342,18 +347,18 @@ def test_a_resume_with_another_tokenizer_is_refused_and_with_other_text_is_said(
         texts("pack my box with five dozen jugs"),
     )
     corpus.write_text("\n".join(foxes))
-    run_tiny(spec, tmp_path, stop_at(3), tmp_path / "checkpoints")
+    run_tiny(spec, tmp_path, stop_at(3), tmp_path)
 
     foxes[1], foxes[2] = foxes[2], foxes[1]  # the same words in another order: the same tokenizer, other rows
     corpus.write_text("\n".join(foxes))
-    build_tiny(spec, tmp_path, seen, tmp_path / "checkpoints")
+    build_tiny(spec, tmp_path, seen, tmp_path)
     assert ["changed since step-00000003" in e.text for e in seen.of(Notice) if "data.source" in e.text] == [
         True
     ]
 
     corpus.write_text("\n".join(jugs))
     with pytest.raises(SpecError, match="step-00000003 was trained with other token ids"):
-        run_tiny(spec, tmp_path, Recorder(), tmp_path / "checkpoints")
+        run_tiny(spec, tmp_path, Recorder(), tmp_path)
 
 
 def test_a_run_does_not_go_on_with_other_hyper_parameters_than_its_checkpoint_s(
@@ -382,7 +387,7 @@ def test_a_run_that_repeats_its_text_many_times_says_so(home: Path, tmp_path: Pa
 
 def test_a_stop_while_the_text_is_prepared_is_obeyed_at_once(tmp_path: Path) -> None:
     with pytest.raises(StoppedBeforeTrainingError):
-        build_tiny(tiny_spec(), tmp_path, Recorder(), stop_wanted=lambda: True)
+        build_tiny(tiny_spec(), tmp_path, Recorder(stop_wanted=True))
     assert not list(tmp_path.glob("shards/*/meta.json"))
 
 
@@ -422,9 +427,8 @@ def test_a_sample_that_cannot_be_written_is_an_event_and_not_the_end_of_the_run(
 def test_a_run_whose_last_checkpoint_cannot_be_written_does_not_read_as_completed(
     home: Path, tmp_path: Path
 ) -> None:
-    finished, _ = run_tiny(
-        tiny_spec(), home, Meddler(11, store.temporary_folder(tmp_path, 12).touch), tmp_path
-    )
+    in_the_way = store.temporary_folder(tmp_path / "checkpoints", 12)
+    finished, _ = run_tiny(tiny_spec(), home, Meddler(11, in_the_way.touch), tmp_path)
     assert finished.reason == "failed"
     assert "last checkpoint" in finished.message
 

@@ -43,7 +43,7 @@ def whole(home: Path) -> tuple[Recorder, Path]:
     seen = Recorder()
     finished, _ = run_tiny(tiny_moe_spec(), home, seen, home / "whole")
     assert (finished.reason, finished.step) == ("completed", 12)
-    return seen, home / "whole"
+    return seen, home / "whole" / "checkpoints"
 
 
 def test_it_learns_in_waves_and_tells_how_its_experts_are_used(whole: tuple[Recorder, Path]) -> None:
@@ -82,7 +82,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
     run_tiny(tiny_moe_spec(), home, second, tmp_path)
     assert stop.losses | second.losses == whole[0].losses
     for file in ("model.safetensors", "optimizer.safetensors", "training.json"):
-        assert (tmp_path / LAST / file).read_bytes() == (whole[1] / LAST / file).read_bytes(), file
+        assert (tmp_path / "checkpoints" / LAST / file).read_bytes() == (
+            whole[1] / LAST / file
+        ).read_bytes(), file
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -161,7 +163,7 @@ def test_two_ranks_train_what_one_trains_also_when_experts_stay_without_tokens(
     in_parallel(words, world_size=2)
     first, second = (load_file(together / f"replica-{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    for name, tensor in load_file(alone / "step-00000006" / "model.safetensors").items():
+    for name, tensor in load_file(alone / "checkpoints" / "step-00000006" / "model.safetensors").items():
         assert torch.dist(first[name], tensor) < 1e-3 * tensor.norm(), name
     told = json.loads((together / "use-0.json").read_text())
     expected = seen.of(ExpertsUsed)

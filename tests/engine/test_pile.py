@@ -32,7 +32,7 @@ def test_the_pile_goes_from_hdf5_to_a_sample(tmp_path: Path, monkeypatch: pytest
         preset_tables("pile-406m"), [*small, *short, "runtime.device=cpu", "runtime.threads_per_rank=1"]
     )
     seen = Recorder()
-    finished, job = run_tiny(spec, tmp_path, seen, tmp_path / "checkpoints")
+    finished, job = run_tiny(spec, tmp_path, seen, tmp_path)
     assert finished.reason == "completed"
     assert job.model.shape.padded_vocab_size == 50_304
     assert job.batches.epoch(0) == 0

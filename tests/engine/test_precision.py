@@ -83,7 +83,7 @@ def test_a_resumed_fp16_run_repeats_the_uninterrupted_one_bit_for_bit(home: Path
     start("parts", first)
     start("parts", second)
     assert first.losses | second.losses == whole.losses
-    last = "step-00000012"
+    last = "checkpoints/step-00000012"
     for name in ("model.safetensors", "optimizer.safetensors"):
         a, b = load_file(tmp_path / "whole" / last / name), load_file(tmp_path / "parts" / last / name)
         assert all(torch.equal(a[key], b[key]) for key in a)

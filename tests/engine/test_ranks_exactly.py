@@ -54,7 +54,7 @@ def test_two_ranks_that_were_stopped_end_with_the_bits_of_two_that_were_not(
     assert sorted(first) == list(range(1, STOP_STEP + 1))
     assert first | second == whole
     for file in ("model.safetensors", "optimizer.safetensors", "training.json"):
-        last = f"step-00000006/{file}"
+        last = f"checkpoints/step-00000006/{file}"
         assert (folder / "whole" / last).read_bytes() == (folder / "parts" / last).read_bytes(), file
 
 

@@ -26,7 +26,7 @@ def test_tinystories_goes_from_text_to_a_sample(tmp_path: Path, monkeypatch: pyt
     ]  # the tables of 50,257 ids are most of a model this small
     spec = build_spec(preset_tables("tinystories"), [*short, *narrow, "runtime.threads_per_rank=1"])
     seen = Recorder()
-    finished, job = run_tiny(spec, tmp_path, seen, tmp_path / "checkpoints")
+    finished, job = run_tiny(spec, tmp_path, seen, tmp_path)
     assert finished.reason == "completed"
     held_out = job.tokenizer.decode(job.held_out_rows.row(0).tolist())
     assert held_out in (tmp_path / "data" / "tinystories" / "val_794k.txt").read_text().replace(

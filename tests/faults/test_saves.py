@@ -125,7 +125,7 @@ def test_a_forged_checkpoint_never_runs_code(home: Path, tmp_path: Path, name: s
     spec = tiny_spec("train.num_iterations=4")
     run_tiny(spec, home, Recorder({2: [Command("r1", "stop", {})]}), tmp_path)
     canary = tmp_path / "canary"
-    folder = tmp_path / "step-00000002"
+    folder = tmp_path / "checkpoints" / "step-00000002"
     torch.save({"model": Canary(canary)}, folder / name)  # torch's own format, with a pickle inside
     torch.save(Canary(canary), folder / "x.metadata")
     forge_manifest(folder)
@@ -207,7 +207,7 @@ def test_a_folder_that_becomes_read_only_costs_the_saves_and_nothing_else(
     seen = Remounts()
     spec = tiny_spec("checkpoint.every=3", f"checkpoint.asynchronous={asynchronous}")
     checkpoints = small_disk / "checkpoints"
-    finished, _ = run_tiny(spec, home, seen, checkpoints)
+    finished, _ = run_tiny(spec, home, seen, small_disk)
     assert finished.reason == "completed"
     assert len(seen.of(TrainStep)) == 12
     assert [e.step for e in seen.of(CheckpointFailed)] == [6, 9]
@@ -235,7 +235,7 @@ def test_a_full_disk_costs_the_saves_that_do_not_fit_and_nothing_else(
     seen = FillsUp()
     spec = tiny_spec("checkpoint.every=3", f"checkpoint.asynchronous={asynchronous}")
     checkpoints = small_disk / "checkpoints"
-    finished, _ = run_tiny(spec, home, seen, checkpoints)
+    finished, _ = run_tiny(spec, home, seen, small_disk)
     assert finished.reason == "completed"
     assert [e.step for e in seen.of(CheckpointFailed)] == [6]
     saved = [e.step for e in seen.of(CheckpointSaved)]

@@ -24,7 +24,7 @@ def test_commands_are_looked_for_now_and_then_and_whoever_takes_one_looks_again(
         assert commands.next() == Command("first", "save", {})
         control.append(Command("second", "stop", {}))
         assert not commands.pending(), "within LOOK_SECONDS of the last look"
-        assert commands.stop_is_waiting()
+        assert commands.stop_wanted()
         assert commands.pending(), "what waits is known"
         assert commands.next() == Command("second", "stop", {})
         assert commands.next() is None

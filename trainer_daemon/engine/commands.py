@@ -122,7 +122,7 @@ def _wait_for_rows(job: Job, *, waited: bool) -> bool:
 
 def _announce(job: Job) -> Command | None:
     """The next command, on all ranks at once. A signal to end, on whichever rank, is a stop for all of them."""
-    if job.ranks.sum(float(job.terminated()))[0]:
+    if job.ranks.sum(float(job.commands.terminated()))[0]:
         return Command("signal", "stop", {"even_unsaved": True})
     command = _next_in_time(job) if job.ranks.is_main else None
     fields = job.ranks.broadcast_json(to_fields(command) if command else None)
@@ -178,7 +178,7 @@ def change_setting(job: Job, key: str, value: float | str | None) -> tuple[bool,
     problem = ""
     if job.ranks.is_main:
         try:
-            write_json(job.settings_file, {**read_settings(job.settings_file), key: value})
+            write_json(job.run.settings_file, {**read_settings(job.run.settings_file), key: value})
         except (OSError, LlmctlError) as e:
             problem = f"{key} was not changed: {e}"
     if not job.ranks.all_ok(not problem):

@@ -178,7 +178,7 @@ def _record_score(job: Job) -> None:
     if not job.ranks.is_main or job.last_score is None or job.last_score[0] != job.saved_step:
         return
     try:
-        store.record_score(job.checkpoints, *job.last_score)
+        store.record_score(job.run.checkpoints, *job.last_score)
     except OSError as e:
         job.emit(Notice("warning", f"the score of step {job.saved_step} could not be noted beside it: {e}"))
 

@@ -3,7 +3,7 @@
 Every rank holds the same job; only the main rank's `emit` is heard. `assembly` puts it together.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer_daemon.contract.events import Command, Phase, PhaseChanged
+from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.scaling import Rates, TrainingPlan
 from trainer_daemon.contract.spec import RunSpec
 from trainer_daemon.engine.checkpoint.files import Progress
@@ -28,19 +29,40 @@ from trainer_daemon.engine.health import Health
 from trainer_daemon.engine.models.language_model import LanguageModel
 from trainer_daemon.engine.optim.gradients import Gradients
 from trainer_daemon.engine.optim.muon_adamw import MuonAdamW
-from trainer_daemon.engine.outbox import Outbox
+from trainer_daemon.engine.outbox import Emit, Outbox
 from trainer_daemon.engine.pace import Pace
 from trainer_daemon.engine.ranks import Ranks
 from trainer_daemon.engine.timers import Timers
 
 
 class Commands(Protocol):
-    """Where requests come from; only the main rank has any."""
+    """Where requests come from. Only the main rank is given commands; a stop is seen by every rank for itself."""
 
     def pending(self) -> bool: ...
     def next(self) -> Command | None: ...
     def wait(self, seconds: float) -> None:
         """Return when there may be a command, after `seconds` at the latest."""
+
+    def terminated(self) -> bool:
+        """Whether this process was asked to end by a signal."""
+
+    def stop_wanted(self) -> bool:
+        """Whether a signal or a command asks for a stop. For the time before training, when ranks exchange nothing."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What an attempt is given from outside: where its run lies, and whom it tells and hears."""
+
+    run: RunDir
+    home: Path
+    """$LLMCTL_HOME of this attempt."""
+    attempt: int
+    """Which launch of the run's ranks it is, from 1."""
+    emit: Emit
+    commands: Commands
+    rollbacks: int = 0
+    """Of earlier launches, by the main rank's journal; the others are told."""
 
 
 @dataclass
@@ -52,8 +74,9 @@ class Job:
     ranks: Ranks
     emit: Outbox
     commands: Commands
-    terminated: Callable[[], bool]
-    """Whether this process was asked to end by a signal."""
+    run: RunDir
+    home: Path
+    """$LLMCTL_HOME of this attempt."""
     model: LanguageModel
     replica: nn.Module
     """The model as trained: under DDP when there are several ranks."""
@@ -66,14 +89,7 @@ class Job:
     held_out_rows: Rows
     live: LiveRows | None
     """The training rows where they are still being made."""
-    home: Path
-    """$LLMCTL_HOME of this attempt."""
-    checkpoints: Path
-    settings_file: Path
-    """Where the main rank notes what is changed while the run trains."""
     saver: Saver
-    evidence: Path
-    """Where records of what went wrong are written."""
     lineage: Lineage
     """What the manifests of this launch say about where they come from."""
     peak_flops: float | None
@@ -120,7 +136,7 @@ class Job:
         there, something to tell of those that make them."""
         next_samples = self.progress.samples_seen + self.batches.global_rows
         return (
-            self.terminated()
+            self.commands.terminated()
             or self.commands.pending()
             or self.saver.has_ended()
             or not self.batches.are_ready(next_samples)

@@ -52,13 +52,13 @@ def record_doubt(
     if (factor := job.spec.schedule.learning_rate_factor) > 1:
         seen += f"; the learning rates are at {factor:g} times their plan (schedule.learning_rate_factor)"
     try:
-        job.evidence.mkdir(parents=True, exist_ok=True)
-        write_json(job.evidence / name, record)
+        job.run.evidence.mkdir(parents=True, exist_ok=True)
+        write_json(job.run.evidence / name, record)
     except OSError as e:
         job.emit(Notice("warning", f"the evidence of step {step} could not be written: {e}"))
         job.emit(alert(doubt, step, seen, family=family))
     else:
-        job.emit(alert(doubt, step, seen, f"{job.evidence.name}/{name}", family=family))
+        job.emit(alert(doubt, step, seen, f"{job.run.evidence.name}/{name}", family=family))
 
 
 def finite_or_none(value: float) -> float | None:
@@ -78,7 +78,7 @@ def roll_back(job: Job) -> bool:
     before: int | None = None
     while True:
         try:
-            checkpoint, _ = choose_checkpoint(job.checkpoints, job.ranks, before)
+            checkpoint, _ = choose_checkpoint(job.run.checkpoints, job.ranks, before)
         except RunFailedError:  # there are some, and none is good
             return False
         if checkpoint is None:

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,6 @@ from trainer_daemon.contract.rundir import (
     STACKS_SIGNAL,
     TRACE_SIGNAL,
     RunDir,
-    begins_with,
     hold_lock,
     home,
     write_json,
@@ -44,7 +44,8 @@ PR_SET_PDEATHSIG = 1
 class ControlCommands:
     """The commands that the supervisor wrote to the `control` stream, oldest first."""
 
-    def __init__(self, journal: Path, after_seq: int) -> None:
+    def __init__(self, journal: Path, after_seq: int, terminated: Callable[[], bool] = lambda: False) -> None:
+        self.terminated = terminated
         self._reader = JournalReader(journal, "control", after_seq)
         self._waiting: deque[Command] = deque()
         self._next_look = 0.0
@@ -60,22 +61,22 @@ class ControlCommands:
         self._look()
         return self._waiting.popleft() if self._waiting else None
 
-    def stop_is_waiting(self) -> bool:
-        """Whether a stop is among what was asked for; it stays there to be answered."""
-        self._look()
-        return any(command.name == "stop" for command in self._waiting)
-
     def wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self.pending() and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(LOOK_SECONDS, left))
 
+    def stop_wanted(self) -> bool:
+        """Whether a stop is among what was asked for; it stays there to be answered. Or a signal."""
+        self._look()
+        return self.terminated() or any(command.name == "stop" for command in self._waiting)
+
     def _look(self) -> None:
         self._waiting.extend(r.event for r, _ in self._reader.poll() if isinstance(r.event, Command))
 
 
-class NoCommands:
-    """Every rank but the main one: it hears of commands from the main rank."""
+class NoCommands(ControlCommands):
+    """Every rank but the main one: it hears of commands from the main rank, but of a stop while all prepare for itself."""
 
     def pending(self) -> bool:
         return False
@@ -121,7 +122,7 @@ def train_run(
     from trainer_daemon.engine.allocator import keep_freed_memory
     from trainer_daemon.engine.assembly import StoppedBeforeTrainingError, build_job
     from trainer_daemon.engine.duties import finish_save
-    from trainer_daemon.engine.job import Commands
+    from trainer_daemon.engine.job import Launch
     from trainer_daemon.engine.loop import train
     from trainer_daemon.engine.micro_batch import out_of_memory_told
     from trainer_daemon.engine.native import give_torch_a_compiler_that_publishes
@@ -129,8 +130,8 @@ def train_run(
 
     spec = present_spec(run)
     journal = JournalWriter(run.journal, "train", attempt) if rank == 0 else None
-    control = ControlCommands(run.journal, control_after(run.journal))
-    commands: Commands = control if rank == 0 else NoCommands()
+    kind = ControlCommands if rank == 0 else NoCommands
+    commands = kind(run.journal, control_after(run.journal), terminated.is_set)
 
     def emit(event: Event) -> None:
         if journal is not None:
@@ -147,19 +148,14 @@ def train_run(
             job = build_job(
                 spec,
                 ranks,
-                home=home(),
-                checkpoints=run.checkpoints,
-                settings_file=run.settings_file,
-                evidence=run.evidence,
-                window=run.window,
-                attempt=attempt,
-                emit=emit,
-                commands=commands,
-                terminated=terminated.is_set,
-                # every rank looks for itself: while they prepare there is no exchange to learn it from
-                stop_wanted=lambda: terminated.is_set() or control.stop_is_waiting(),
-                is_forked_from=lambda checkpoint: begins_with(run, checkpoint),
-                rollbacks=rollbacks_before(run) if rank == 0 else 0,
+                Launch(
+                    run=run,
+                    home=home(),
+                    attempt=attempt,
+                    emit=emit,
+                    commands=commands,
+                    rollbacks=rollbacks_before(run) if rank == 0 else 0,
+                ),
             )
         except StoppedBeforeTrainingError:
             finished = Finished("stopped", 0, "stopped before training began; there was nothing to save")

@@ -94,12 +94,12 @@ class SlowDiskOf(Recorder):
 
 
 def run_on_slow_disk(
-    home: Path, checkpoints: Path, until_step: int, commands: dict[int, list[Command]] | None = None
+    home: Path, folder: Path, until_step: int, commands: dict[int, list[Command]] | None = None
 ) -> Recorder:
     spec = tiny_spec("checkpoint.asynchronous=on", "checkpoint.every=4")
     with slow_disk() as may_go_on:
         seen = SlowDiskOf(may_go_on, until_step, commands or {})
-        finished, _ = run_tiny(spec, home, seen, checkpoints)
+        finished, _ = run_tiny(spec, home, seen, folder)
     assert finished.reason == "completed"
     return seen
 
@@ -117,7 +117,7 @@ def test_training_goes_on_beside_a_slow_save_which_counts_once_it_is_whole(
     saved = seen.of(CheckpointSaved)[0]
     assert saved.blocked_seconds is not None
     assert saved.blocked_seconds < saved.seconds
-    assert [c.step for c in store.list_checkpoints(tmp_path)] == [4, 12]
+    assert [c.step for c in store.list_checkpoints(tmp_path / "checkpoints")] == [4, 12]
 
 
 def test_an_asynchronous_run_saves_the_same_bytes_as_a_synchronous_one(home: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_asynchronous_run_saves_the_same_bytes_as_a_synchronous_one(home: Pat
     run_tiny(tiny_spec("checkpoint.every=4"), home, Recorder(), tmp_path / "between")
     for step in ("step-00000004", "step-00000012"):
         for name in ("model", "optimizer"):
-            file = f"{step}/{name}.safetensors"
+            file = f"checkpoints/{step}/{name}.safetensors"
             assert (tmp_path / "beside" / file).read_bytes() == (tmp_path / "between" / file).read_bytes()
 
 
@@ -137,7 +137,10 @@ def test_an_evaluation_beside_a_save_is_noted_in_the_checkpoint_when_it_is_there
         seen = SlowDiskOf(may_go_on, 8, {})
         run_tiny(spec, home, seen, tmp_path)
     scores = {e.step: e.val_bpb for e in seen.of(Evaluated)}
-    assert {c.step: c.val_bpb for c in store.list_checkpoints(tmp_path)} == {6: scores[6], 12: scores[12]}
+    assert {c.step: c.val_bpb for c in store.list_checkpoints(tmp_path / "checkpoints")} == {
+        6: scores[6],
+        12: scores[12],
+    }
 
 
 def test_a_save_that_is_asked_for_waits_for_the_one_in_flight_and_is_done_when_it_says_so(
@@ -156,8 +159,10 @@ def test_a_save_that_fails_beside_the_training_is_told_and_the_next_one_is_made(
         def emit(self, event: Event) -> None:
             super().emit(event)
             if isinstance(event, TrainStep) and event.step == 3:
-                store.temporary_folder(tmp_path, 4).touch()
+                store.temporary_folder(checkpoints, 4).touch()
 
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
     seen = InTheWay()
     finished, _ = run_tiny(
         tiny_spec("checkpoint.asynchronous=on", "checkpoint.every=4"), home, seen, tmp_path
@@ -185,7 +190,7 @@ def test_whatever_ends_the_training_the_save_in_flight_is_brought_home(home: Pat
         may_go_on.set()
         duties.finish_save(job)
     assert [e.step for e in seen.of(CheckpointSaved)] == [4]
-    assert all(check.ok for check in store.verify_checkpoint(tmp_path / "step-00000004"))
+    assert all(check.ok for check in store.verify_checkpoint(tmp_path / "checkpoints" / "step-00000004"))
 
 
 def test_a_save_is_not_begun_on_a_disk_that_cannot_hold_it(home: Path, tmp_path: Path) -> None:
@@ -211,4 +216,4 @@ def test_a_save_is_not_begun_on_a_disk_that_cannot_hold_it(home: Path, tmp_path:
     assert all("free some space" in e.error for e in seen.of(CheckpointFailed))
     assert [(e.name, e.ok) for e in seen.of(CommandDone)] == [("stop", False)]
     assert [e.step for e in seen.of(CheckpointSaved)] == [10, 12]
-    assert not list(tmp_path.glob(".tmp-*"))
+    assert not list(tmp_path.glob("checkpoints/.tmp-*"))

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     spec = tiny_spec()
     ranks = join_ranks(spec.runtime)
     seen = Recorder()
-    job = build_tiny(spec, home, seen, folder / "checkpoints", ranks)
+    job = build_tiny(spec, home, seen, folder, ranks)
     with torch.no_grad():  # weights that have an opinion, the same on both ranks
         torch.manual_seed(0)
         for parameter in job.model.parameters():

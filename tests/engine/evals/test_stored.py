@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
         "data.packing=concat",
         "eval.tokens=600",
     )
-    run_tiny(tiny_spec(*overrides), home, seen, home / "checkpoints")
+    run_tiny(tiny_spec(*overrides), home, seen, home)
     return home, seen
 
 

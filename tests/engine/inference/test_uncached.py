@@ -35,7 +35,7 @@ def test_a_changed_model_writes_its_own_text_in_training_and_from_its_checkpoint
     monkeypatch.setattr(GPT, "smear", changed)
     spec = tiny_spec("sample.temperature=0", "sample.max_tokens=12", "eval.every=off")
     seen = Recorder()
-    finished, job = run_tiny(spec, tmp_path / "home", seen, tmp_path / "checkpoints")
+    finished, job = run_tiny(spec, tmp_path / "home", seen, tmp_path)
     assert finished.reason == "completed"
     told = [(e.level, e.text) for e in seen.of(Notice) if "decoder.py" in e.text]
     assert [level for level, _ in told] == ["warning"], "said once, with two samples written"
