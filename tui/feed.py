@@ -28,6 +28,8 @@ ROOM_SECONDS = 0.02
 """Between two looks whether there is room."""
 PIN = "pinned"
 """In a checkpoint's folder, as `llmctl pin` puts it there."""
+CURVES_SECONDS = 1.0
+"""How long the link of an ended run waits for its curves."""
 PATIENCE_SECONDS = 0.5
 """Longest wait for the thread when the cockpit lets go of a run; it is a daemon thread and dies with the process."""
 
@@ -71,8 +73,16 @@ class Shelf:
 class Watch(threading.Thread):
     """Follows one run until `stop`. `take` gives what came; the attributes say how the run looks from outside."""
 
-    def __init__(self, run: RunDir, open_feed: FeedOpener, wake: Callable[[], None] = lambda: None) -> None:
-        """`wake` is called from here whenever there is something to take, or the run looks different."""
+    def __init__(
+        self,
+        run: RunDir,
+        open_feed: FeedOpener,
+        wake: Callable[[], None] = lambda: None,
+        *,
+        is_shown_first: bool = False,
+    ) -> None:
+        """`wake` is called from here whenever there is something to take, or the run looks different.
+        `is_shown_first`: the link of a run that has ended waits for `shown`, or a second; zmq is loaded for it."""
         super().__init__(name=f"watch {run.name}", daemon=True)
         self.run_folder = run
         self.link_state: LinkState | None = None
@@ -91,6 +101,9 @@ class Watch(threading.Thread):
         self._wake = wake
         self._inbox: deque[Sequence[Item]] = deque()
         self._stopping = threading.Event()
+        self._is_on_screen = threading.Event()
+        if not is_shown_first:
+            self._is_on_screen.set()
         self._life: tuple[LinkState, bool, bool] | None = None
 
     @property
@@ -106,8 +119,13 @@ class Watch(threading.Thread):
         """The oldest batch that came and was not yet taken; empty if there is none."""
         return self._inbox.popleft() if self._inbox else []
 
+    def shown(self) -> None:
+        """The history is on screen, and the link may be opened."""
+        self._is_on_screen.set()
+
     def stop(self) -> None:
         self._stopping.set()
+        self._is_on_screen.set()
         if (feed := self._feed) is not None:
             feed.interrupt()
         if self.is_alive():
@@ -119,6 +137,7 @@ class Watch(threading.Thread):
             if not (isinstance(self.run_folder, FarRun) or self.run_folder.supervisor_is_alive()):
                 self.link_state = "disk"  # which takes no socket to know: the curves do not wait for zmq
                 self._look()
+                self._is_on_screen.wait(CURVES_SECONDS)
             feed = self._feed = self._open_feed(self.run_folder, cursors)
             try:
                 self._follow(feed)

@@ -31,7 +31,7 @@ from tui.feed import Feed, open_link
 from tui.figures import first_view
 from tui.panes.charts import ChartGrid, RunChart, grid_shape
 from tui.panes.checkpoints import curve_rows
-from tui.panes.views import PANES
+from tui.panes.views import PANES, PaneViews
 from tui.screens.cockpit import CockpitScreen
 from tui.screens.confirm import Confirm
 from tui.screens.help import Help
@@ -271,6 +271,34 @@ async def test_a_view_is_there_at_its_key_though_the_run_be_still_read(runs: Run
         await until(pilot, lambda: screen.is_settled)
         assert {pane.id for pane in screen.views.there} == set(PANES)
         assert screen.views.current == "spec"
+
+
+async def test_no_other_view_is_put_together_before_the_curves_are_drawn(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven others to load, compose and lay out would come between."""
+    complete = PaneViews.complete
+    drawn: list[bool] = []
+
+    async def note_and_complete(views: PaneViews) -> None:
+        drawn.append(has_line(views.query(RunChart).first()))
+        await complete(views)
+
+    monkeypatch.setattr(PaneViews, "complete", note_and_complete)
+    async with Cockpit(runs.completed()).run_test(size=MIDDLE) as pilot:
+        await opened(pilot)
+    assert drawn == [True]
+
+
+async def test_a_history_that_is_read_is_drawn_though_the_terminal_still_takes_the_frame_before(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for the next look, a twentieth of a second later."""
+    monkeypatch.setattr("tui.screens.cockpit.is_writing", lambda _app: True)
+    async with Cockpit(runs.completed()).run_test(size=MIDDLE) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
+        screen = pilot.app.screen
+        await until(pilot, lambda: any(has_line(chart) for chart in screen.query(RunChart)))
 
 
 @pytest.mark.parametrize(

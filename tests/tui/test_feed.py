@@ -112,6 +112,27 @@ def test_the_locks_are_asked_when_nobody_answers_for_the_run(runs: Runs) -> None
     assert watch.stored == frozenset({"step-00000010"})
 
 
+def test_an_ended_run_is_followed_though_its_curves_are_never_drawn(runs: Runs) -> None:
+    """Something else may lie over them; the link waits for them only so long."""
+    written = runs.create("fox", 400)
+    written.begin()
+    written.train(1, 10)
+    written.die()
+    watch = Watch(written.run, open_link, is_shown_first=True)
+    watch.start()
+    until(watch, lambda: watch.is_caught_up)
+    written.train(11, 20)
+    steps: list[int] = []
+
+    def take() -> list[int]:
+        steps.extend(steps_in(watch.take()))
+        return steps
+
+    until(watch, lambda: len(take()) == 20)
+    watch.stop()
+    assert steps == list(range(1, 21))
+
+
 class QuickRun:
     """A feed of a run without a supervisor, in which there is always something new."""
 

@@ -123,6 +123,8 @@ class CockpitScreen(Screen[None], Backdrop):
         self._is_folding_on = False
         self._fitted_to: tuple[str, ...] = ()
         """The runs whose whole histories the axes were last fitted to."""
+        self._is_shown = False
+        """The whole history of the run in sight has been drawn."""
         self.frames = 0
         """How often it was looked whether anything is to be drawn."""
 
@@ -171,9 +173,9 @@ class CockpitScreen(Screen[None], Backdrop):
             self.overlay.toggle(run)
         self.run_folder, self.state = run, RunState(run.name, WATCHED_ROWS)
         self.prompting.turn_to(run, self.state)
-        self._link, self._fitted_to = None, ()
+        self._link, self._fitted_to, self._is_shown = None, (), False
         self._shelf.take(None, frozenset())
-        self._watch = Watch(run, self._open_feed, self.wake)
+        self._watch = Watch(run, self._open_feed, self.wake, is_shown_first=True)
         self._watch.start()
         self.views.follow(run)
         self._redraw_all()
@@ -232,7 +234,8 @@ class CockpitScreen(Screen[None], Backdrop):
         self._fold()
         now = time.monotonic()
         is_readable = self._is_fitted or now >= self._draws_from
-        if is_readable and now >= self._next_frame and not is_writing(self.app):
+        is_awaited = self._is_fitted and not self._is_shown  # and comes on top of what is being written
+        if is_readable and now >= self._next_frame and (is_awaited or not is_writing(self.app)):
             self._next_frame = now + self._frame_seconds
             self._paint()
         if self.is_at_rest:
@@ -294,8 +297,13 @@ class CockpitScreen(Screen[None], Backdrop):
                 chart.forget_axes()
             self._changed |= {"curves", "checkpoints"}
             self._next_frame = 0.0
-            if not self.views.are_all_there:
-                self.call_after_refresh(self._complete_views)  # behind the curves
+
+    def _go_on(self) -> None:
+        """Begin what waited for the curves to be on screen."""
+        if self._watch is not None:
+            self._watch.shown()
+        if not self.views.are_all_there:
+            self._complete_views()
 
     @work(group="views")
     async def _complete_views(self) -> None:
@@ -327,6 +335,9 @@ class CockpitScreen(Screen[None], Backdrop):
             self.pane.draw(self.state, changed)
             if not self.pane.FILLS_ITSELF:
                 self.pane.is_filled.set()
+            if self._is_fitted and not self._is_shown:
+                self._is_shown = True
+                self.call_after_refresh(self._go_on)
 
     def _paint_frame(self) -> bool:
         """Header, banner, prompt and keys. Each repaints only what differs. Whether the banner has another height."""
