@@ -204,7 +204,7 @@ def remove(
 
     Not one that is still going. A fork of a deleted run keeps what it began with.
     """
-    from trainer_daemon.contract.errors import RefusedError, SpecError
+    from trainer_daemon.contract.errors import LlmctlError, RefusedError, SpecError
     from trainer_daemon.contract.rundir import bytes_of_its_own, delete_run, find_run
     from trainer_daemon.contract.status import observe
 
@@ -213,18 +213,22 @@ def remove(
         raise SpecError(f"a run that is to be deleted has to be named in full: {', '.join(short)}")
     if going := [run.name for run in doomed.values() if run.supervisor_is_alive() or run.ranks_are_alive()]:
         raise RefusedError(f"{going[0]} is still going, nothing was deleted; first: llmctl stop {going[0]}")
-    states = {name: observe(run) for name, run in doomed.items()}
     freed = {name: bytes_of_its_own(run) for name, run in doomed.items()}
-    rows = [
-        (name, s.state, str(s.step), number(s.min_val_bpb, 4), size(freed[name]))
-        for name, s in states.items()
-    ]
+    rows = []
+    for name, run in doomed.items():
+        try:
+            status = observe(run)
+            told: tuple[str, str, str] = status.state, str(status.step), number(status.min_val_bpb, 4)
+        except LlmctlError:  # a run that cannot be read can go, too
+            told = "unreadable", "-", "-"
+        rows.append((name, *told, size(freed[name])))
     out(table(("RUN", "STATE", "STEP", "BEST VAL_BPB", "SIZE"), rows, left=2))
     if not yes:
         _make_sure(f"delete {' and '.join(doomed)}, {size(sum(freed.values()))}?", ", ".join(doomed))
     for run in doomed.values():
         delete_run(run)
-    say(f"{size(sum(freed.values()))} are free again")
+    are = "is" if len(doomed) == 1 else "are"
+    say(f"{' and '.join(doomed)} {are} deleted, {size(sum(freed.values()))} are free again")
 
 
 def _make_sure(question: str, name: str) -> None:

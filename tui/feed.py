@@ -93,6 +93,8 @@ class Watch(threading.Thread):
         """The checkpoint folders there are; older ones are pruned as a run goes on."""
         self.pinned: frozenset[str] = frozenset()
         """Those of them that are kept until they are unpinned."""
+        self.is_gone = False
+        """Its folder was deleted."""
         self.is_caught_up = False
         """The history has been read, and the locks looked at."""
         self.failure: Exception | None = None
@@ -201,6 +203,7 @@ class Watch(threading.Thread):
     def _look(self) -> None:
         run = self.run_folder
         before = self._seen_from_outside
+        self.is_gone = not (isinstance(run, FarRun) or run.path.exists())
         try:
             folders = list(run.checkpoints.iterdir())
             self.pinned = frozenset(folder.name for folder in folders if (folder / PIN).exists())
@@ -218,7 +221,7 @@ class Watch(threading.Thread):
 
     @property
     def _seen_from_outside(self) -> tuple[object, ...]:
-        return self.observed, self.stored, self.pinned, self.is_caught_up
+        return self.observed, self.stored, self.pinned, self.is_caught_up, self.is_gone
 
 
 def open_link(run: RunDir, after: dict[str, int]) -> Feed:

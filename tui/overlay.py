@@ -59,13 +59,13 @@ class Overlay:
         return all(self.toggle(run) for run in runs if (run.name in self._followed) == are_in)
 
     def fold(self, deadline: float) -> bool:
-        """Fold in what came, until `deadline` (monotonic). Whether anything did. A run that cannot be read is left out."""
+        """Fold in what came, until `deadline` (monotonic). Whether anything did. A run that cannot be read, or is deleted, is left out."""
         has_news = False
         for name, (state, watch) in [(n, (f.state, f.watch)) for n, f in self._followed.items()]:
             while watch.has_more and time.monotonic() < deadline:
                 state.apply(watch.take())
                 has_news = True
-            if watch.failure is not None:
+            if watch.failure is not None or watch.is_gone:
                 self._followed.pop(name).watch.stop()
                 has_news = True
         return has_news

@@ -35,8 +35,8 @@ class Prompting:
         """Notices of the inference worker that the reader has had."""
         self._asked_count = 0
 
-    def turn_to(self, run: RunDir, state: RunState) -> None:
-        """Ask this run's models from now on."""
+    def turn_to(self, run: RunDir | None, state: RunState) -> None:
+        """Ask this run's models from now on; None: nobody is to be asked."""
         self.let_go()
         self._run, self._state, self.target = run, state, None
 

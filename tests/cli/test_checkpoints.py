@@ -221,6 +221,14 @@ def test_only_a_run_that_is_over_and_named_in_full_is_deleted(llmctl: Llmctl, ru
     assert [r.name for r in all_runs()] == ["done"]
 
 
+def test_a_run_that_cannot_be_read_can_be_deleted(llmctl: Llmctl, run: RunDir) -> None:
+    run.spec_file.write_text("{")
+    run.state_file.unlink(missing_ok=True)
+    removed = llmctl("rm", "done", "--yes")
+    assert (removed.code, all_runs()) == (0, [])
+    assert "unreadable" in removed.out
+
+
 def test_a_run_that_is_only_a_link_is_left_alone(llmctl: Llmctl, run: RunDir) -> None:
     moved = run.path.rename(run.path.parent.parent / "elsewhere")
     run.path.symlink_to(moved)

@@ -9,10 +9,13 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input
 
-from tests.tui.test_cockpit import MIDDLE, SMALL, shown, until, words
+from tests.tui.test_cockpit import MIDDLE, SMALL, opened, shown, until, words
+from trainer_daemon.contract.rundir import bytes_of_its_own, delete_run, find_run
 from tui.app import Cockpit
 from tui.run_view import RunView, load_view, store_view, view_file
 from tui.screens.cockpit import CockpitScreen
+from tui.screens.type_in import TypeIn
+from tui.wording import size as in_words
 
 if TYPE_CHECKING:
     from tests.tui.conftest import Runs
@@ -143,3 +146,55 @@ def test_a_stored_view_that_is_not_ours_is_passed_over(runs: Runs, stored: str) 
     assert load_view() == RunView()
     view_file().write_text(json.dumps({"pinned": ["a", 3], "sort": "nowhere", "falling": True}))
     assert load_view() == RunView(("a",), "nowhere", falling=True)
+
+
+@pytest.mark.slow
+async def test_runs_are_deleted_by_typing_which_and_one_that_is_open_is_closed(runs: Runs) -> None:
+    write_three(runs)
+    ill = runs.completed("ill", 5)
+    ill.spec_file.write_text("{")
+    size = bytes_of_its_own(ill)
+    async with Cockpit(find_run("cow")).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("5")
+        await until(pilot, lambda: listed(screen) == ["ill", "cow", "cat", "ant"])
+        await pilot.press("down", "down", "X")
+        await until(pilot, lambda: any("llmctl stop cat" in n.message for n in pilot.app._notifications))
+        assert pilot.app.screen is screen, "cat is still going"
+
+        await pilot.press("up", "up", "X")
+        await until(pilot, lambda: isinstance(pilot.app.screen, TypeIn))
+        question = "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
+        assert "Delete ill?" in question
+        assert in_words(size) in question
+        await pilot.press(*"cow", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, TypeIn) and ill.path.exists())
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen)
+
+        await pilot.press("space", "space")  # ill and cow, which is open
+        await until(pilot, lambda: "2 marked" in words(screen))
+        await pilot.press("X")
+        await until(pilot, lambda: isinstance(pilot.app.screen, TypeIn))
+        await pilot.press(*"2 runs", "enter")
+        await until(pilot, lambda: listed(screen) == ["cat", "ant"] and screen.run_folder is None)
+        await until(
+            pilot, lambda: any("ill and cow are deleted" in n.message for n in pilot.app._notifications)
+        )
+        await pilot.press("1", "4", "7", "8", "5", "g", "enter")
+        await until(pilot, lambda: screen.state.status.name == "cat" and screen.is_caught_up)
+
+
+async def test_a_run_that_somebody_else_deletes_is_closed_and_that_is_said(runs: Runs) -> None:
+    write_three(runs)
+    open_run = find_run("cow")
+    async with Cockpit(open_run).run_test(size=SMALL) as pilot:
+        screen = await opened(pilot)
+        screen.overlay.toggle(find_run("ant"))
+        await until(pilot, lambda: screen.overlay.is_caught_up)
+        for name in ("ant", "cow"):
+            delete_run(find_run(name))
+        await until(pilot, lambda: shown(screen) == "runs" and listed(screen) == ["cat"])
+        assert screen.run_folder is None
+        assert any("cow was deleted" in n.message for n in pilot.app._notifications)
+        await until(pilot, lambda: screen.overlay.names == [])

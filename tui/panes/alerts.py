@@ -87,7 +87,7 @@ class AlertsPane(Pane):
         with VerticalScroll(id="alert-scroll"):
             yield Lines(id="alert-lines")
 
-    def follow(self, run: RunDir) -> None:
+    def follow(self, run: RunDir | None) -> None:
         """Show this run's alerts from now on."""
         self.run_folder = run
         self._evidence.clear()

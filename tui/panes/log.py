@@ -170,7 +170,7 @@ class LogPane(Pane):
     def on_hide(self) -> None:
         self._looking.pause()
 
-    def follow(self, run: RunDir) -> None:
+    def follow(self, run: RunDir | None) -> None:
         """Show this run's logs from now on."""
         self.run_folder = run
         self._source = EVENTS

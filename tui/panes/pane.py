@@ -36,8 +36,8 @@ class Pane(Container, Backdrop):
         """Show what changed. Reads the state, never writes it."""
         raise NotImplementedError
 
-    def follow(self, run: RunDir) -> None:
-        """Show this run from now on. For what is not in its state: files that are read when they are looked at."""
+    def follow(self, run: RunDir | None) -> None:
+        """Show this run from now on, or none. For what is not in its state: files that are read when they are looked at."""
 
     @property
     def first_focus(self) -> Widget | None:

@@ -95,6 +95,13 @@ class RunsPane(Pane):
             id="runs.fork",
             tooltip="A new run that begins with a checkpoint of this one, filled in as a form",
         ),
+        Binding(
+            "X",
+            "remove",
+            "Delete",
+            id="runs.remove",
+            tooltip="Delete the marked runs, or this one, whole; shows what goes and asks for the name",
+        ),
     ]
 
     FILLS_ITSELF = True
@@ -107,6 +114,7 @@ class RunsPane(Pane):
         ("runs.pin", "pin"),
         ("runs.resume", "resume"),
         ("runs.fork", "fork"),
+        ("runs.remove", "delete"),
         ("runs.sort", "sort"),
     )
 
@@ -124,6 +132,13 @@ class RunsPane(Pane):
             super().__init__()
             self.act: Act = act
             self.row = row
+
+    class Doomed(Message):
+        """Delete these, whole."""
+
+        def __init__(self, rows: Sequence[RunRow]) -> None:
+            super().__init__()
+            self.rows = rows
 
     class Overlaid(Message):
         """Lay these over the one that is open, or take them out."""
@@ -168,7 +183,7 @@ class RunsPane(Pane):
 
     def on_show(self) -> None:
         self._looking.resume()
-        self._look()
+        self.look()
 
     def on_hide(self) -> None:
         self._looking.pause()
@@ -180,10 +195,11 @@ class RunsPane(Pane):
 
     def _look_if_in_sight(self) -> None:
         if self.is_on_screen:
-            self._look()
+            self.look()
 
     @work(thread=True, group="runs", exclusive=True)
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Read what there is anew, behind the keys."""
         worker = get_current_worker()
         found: list[RunRow] = []
         for run in reversed(all_runs()):
@@ -330,6 +346,10 @@ class RunsPane(Pane):
             )
         else:
             self.app.push_screen(SpecDiff(specs))
+
+    def action_remove(self) -> None:
+        if rows := self.acted_on():
+            self.post_message(self.Doomed(rows))
 
     def action_wish(self, act: Act) -> None:
         name = self.query_one(Table).key_under_cursor

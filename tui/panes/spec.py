@@ -100,10 +100,10 @@ class SpecPane(Pane):
     def first_focus(self) -> Widget:
         return self.query_one(Table)
 
-    def follow(self, run: RunDir) -> None:
+    def follow(self, run: RunDir | None) -> None:
         """Show this run's spec from now on."""
         self._run, self._specs, self._error, self._changes = run, None, "", ()
-        if self._other is not None and self._other.path == run.path:
+        if self._other is not None and run is not None and self._other.path == run.path:
             self._other = None
         self._is_read = False
         self.is_filled.clear()

@@ -57,8 +57,8 @@ class PaneViews(Views):
     def are_all_there(self) -> bool:
         return len(self.children) == len(PANES) and not self._mounting.locked()
 
-    def follow(self, run: RunDir) -> None:
-        """Have all of them show this run from now on."""
+    def follow(self, run: RunDir | None) -> None:
+        """Have all of them show this run from now on, or none."""
         self._run = run
         for pane in self.there:
             pane.follow(run)

@@ -168,18 +168,28 @@ class CockpitScreen(Screen[None], Backdrop):
 
     def open_run(self, run: RunDir) -> None:
         """Put another run in sight; the one before goes on without us."""
-        self._let_go()
         if run.name in self.overlay.names:
             self.overlay.toggle(run)
-        self.run_folder, self.state = run, RunState(run.name, WATCHED_ROWS)
+        self._turn_to(run)
+        self._watch = Watch(run, self._open_feed, self.wake, is_shown_first=True)
+        self._watch.start()
+        self._draws_from = time.monotonic() + HISTORY_SECONDS
+
+    def _turn_to(self, run: RunDir | None) -> None:
+        """Nothing is known of it yet."""
+        self._let_go()
+        self.run_folder = run
+        self.state = RunState(run.name if run else "no run", WATCHED_ROWS)
         self.prompting.turn_to(run, self.state)
         self._link, self._fitted_to, self._is_shown = None, (), False
         self._shelf.take(None, frozenset())
-        self._watch = Watch(run, self._open_feed, self.wake, is_shown_first=True)
-        self._watch.start()
         self.views.follow(run)
         self._redraw_all()
-        self._draws_from = time.monotonic() + HISTORY_SECONDS
+
+    async def _close_deleted_run(self) -> None:
+        """Whoever deleted it: there is nothing to look at any more, but other runs."""
+        self._turn_to(None)
+        await self.action_show_pane("runs")
 
     def _let_go(self) -> None:
         self.prompting.let_go()
@@ -249,7 +259,11 @@ class CockpitScreen(Screen[None], Backdrop):
 
     def _fold(self) -> None:
         watch = self._watch
-        if watch is not None:
+        if watch is not None and watch.is_gone:
+            self._say(f"{watch.run_folder.name} was deleted; these are the runs there are", "warning")
+            self._let_go()
+            self.call_later(self._close_deleted_run)
+        elif watch is not None:
             if watch.failure is not None:
                 failure, watch.failure = watch.failure, None
                 if not isinstance(failure, LlmctlError | OSError):
@@ -575,14 +589,17 @@ class CockpitScreen(Screen[None], Backdrop):
 
     # What llmctl does for us
 
-    def send_errand(self, words: Sequence[str]) -> None:
-        """Have llmctl do it; what it says is told when it is done."""
-        assert self.run_folder is not None
-        self._errands.append((Errand(self.run_folder, words), self.state))
+    def send_errand(self, words: Sequence[str], run: RunDir | None = None) -> None:
+        """Have llmctl do it; what it says is told when it is done. `run`: which it is about, else the one in sight."""
+        about = run or self.run_folder
+        assert about is not None
+        self._errands.append((Errand(about, words), self.state))
         self.wake()
 
     def _tell_of(self, errand: Errand, state: RunState) -> None:
         words = f"{errand.words[0]}: {errand.said}"
+        if errand.words[0] == "rm" and self.views.current == "runs":
+            self._look_at_runs()
         changed = state.tell(Notice("error" if errand.has_failed else "info", words), time.time())
         if state is self.state:
             self._change(changed)
@@ -729,6 +746,20 @@ class CockpitScreen(Screen[None], Backdrop):
 
         if self.may_steer():
             run_acts.begin(self.app, message.act, message.row, resume=self._resume, show=self._show_run)
+
+    def _look_at_runs(self) -> None:
+        from tui.panes.runs import RunsPane
+
+        self.query_one(RunsPane).look()
+
+    def on_runs_pane_doomed(self, message: "RunsPane.Doomed") -> None:
+        from tui.screens import run_acts
+
+        if self.may_steer():
+            removing = run_acts.remove(
+                self.app, message.rows, lambda words: self.send_errand(words, message.rows[0].run)
+            )
+            self.run_worker(removing, group="remove", exclusive=True)
 
     def on_runs_pane_overlaid(self, message: "RunsPane.Overlaid") -> None:
         open_path = self.run_folder.path if self.run_folder else None
