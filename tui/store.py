@@ -1,7 +1,7 @@
 """What one run has reported, as columns (100k steps of 20 metrics are 16 MB). Rows of one kind of event share their x
 columns; a metric absent from a row is NaN, which a chart draws as a gap. Who exports keeps all rows; who watches for days keeps
-the newest whole and thins older ones as `contract.history` thins what a cockpit opens, so that memory does not follow the
-run's length. A rollback cuts the rows after a step out into a ghost, so the abandoned branch stays visible. Numbers only: no
+the newest whole and thins older ones as `contract.history` thins what a cockpit opens, ever more of them, so that memory does not
+follow the run's length. A rollback cuts the rows after a step out into a ghost, so the abandoned branch stays visible. Numbers only: no
 drawing, no run folder, no threads."""
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ the run. Each never decreases within a branch."""
 EMA_BLOCK = 64
 THINNING_SHARE = 1 / 8
 """Rows are thinned so many of the whole ones at a time: it copies all columns."""
+THINNED_SHARE = 1 / 2
+"""Of the whole ones: as many rows as are left of all older ones, at most."""
 
 
 class Column:
@@ -146,6 +148,8 @@ class Stream:
         self._smooth: dict[str, tuple[Ema, Column]] = {}
         self._thinned = 0
         """Rows, the oldest ones, that are what is left of more."""
+        self._group_rows = STEPS_PER_GROUP
+        """Of so many two are kept."""
 
     def __len__(self) -> int:
         return len(self._x["step"])
@@ -202,21 +206,30 @@ class Stream:
 
     def thin(self, whole_rows: int) -> None:
         """Once there are a good deal more than `whole_rows` whole ones, keep two of each 64 of the oldest: the last one, and the
-        one highest in the first metric. Smoothed values stay what they were."""
-        groups = (len(self) - self._thinned - whole_rows) // STEPS_PER_GROUP
-        if groups * STEPS_PER_GROUP < max(whole_rows * THINNING_SHARE, 1):
+        one highest in the first metric. What is left of them has a bound, too: when it is reached, half of it goes, and from then
+        on two are kept of twice as many. Smoothed values stay what they were."""
+        groups = (len(self) - self._thinned - whole_rows) // self._group_rows
+        if groups * self._group_rows < max(whole_rows * THINNING_SHARE, 1):
             return
-        first, end = self._thinned, self._thinned + groups * STEPS_PER_GROUP
-        values = next(iter(self._y.values())).values[first:end].reshape(groups, STEPS_PER_GROUP)
-        highest = np.where(np.isfinite(values), values, -np.inf).argmax(axis=1)
-        starts = first + STEPS_PER_GROUP * np.arange(groups)
-        rows = np.unique(np.concatenate([starts + highest, starts + STEPS_PER_GROUP - 1]))
         for metric, (ema, _) in self._smooth.items():
             self._smoothed(metric, self._y[metric].values, ema.decay)
+        self._thinned += self._keep_course(self._thinned, groups, self._group_rows)
+        if self._thinned > whole_rows * THINNED_SHARE:
+            pairs = self._thinned // 4
+            self._thinned += self._keep_course(0, pairs, 4) - 4 * pairs
+            self._group_rows *= 2
+
+    def _keep_course(self, first: int, groups: int, rows_each: int) -> int:
+        """Keep two rows of each of so many groups from row `first` on; how many are left of them."""
+        end = first + groups * rows_each
+        values = next(iter(self._y.values())).values[first:end].reshape(groups, rows_each)
+        highest = np.where(np.isfinite(values), values, -np.inf).argmax(axis=1)
+        starts = first + rows_each * np.arange(groups)
+        rows = np.unique(np.concatenate([starts + highest, starts + rows_each - 1]))
         smooth = (column for _, column in self._smooth.values())
         for column in (*self._x.values(), *self._y.values(), *smooth):
             column.keep(rows, first, end)
-        self._thinned += len(rows)
+        return len(rows)
 
     def x(self, axis: StoredAxis) -> FloatArray:
         return self._x[axis].values

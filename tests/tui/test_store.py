@@ -156,6 +156,21 @@ def test_who_watches_for_long_keeps_the_newest_rows_whole_and_of_older_ones_two_
     np.testing.assert_allclose(curve.smooth, whole[curve.x.astype(int)], rtol=1e-9)
 
 
+def test_however_long_a_run_is_its_columns_grow_no_more() -> None:
+    losses = np.random.default_rng(0).normal(3.0, 1.0, 600_000)
+    losses[7_777] = 90.0
+    reserved = watched_for_long(losses[:200_000], 10_000, at_once=500).reserved_bytes
+    history = watched_for_long(losses, 10_000, at_once=500)
+    curve = history.curve("loss_nats")
+    assert curve is not None
+    assert history.reserved_bytes == reserved
+    assert len(curve.x) <= 10_000 * (1 + 1 / 8 + 1 / 2) + 500
+    assert curve.x[-10_000:].tolist() == list(range(590_000, 600_000))
+    assert np.diff(curve.x).max() < 1000, "old rows are left all along, the first as close as the last"
+    assert np.array_equal(curve.y, losses[curve.x.astype(int)])
+    assert 7_777 in curve.x, "no spike is lost"
+
+
 def test_a_rollback_into_what_was_thinned_goes_on_from_there() -> None:
     history = watched_for_long(np.full(5000, 3.0), 500)
     history.truncate(999)
