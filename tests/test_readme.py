@@ -78,6 +78,16 @@ def test_every_file_that_the_readme_points_to_exists_and_says_something() -> Non
     assert [p for p in paths if not (ROOT / p).exists() or (ROOT / p).stat().st_size == 0] == []
 
 
+def test_every_file_that_a_newcomer_is_sent_to_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:[\w-]+/)+(?:[\w.-]+)?|[A-Z]+\.md)`", text))
+    assert len(named) > 40
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+    for word in re.findall(r"`([A-Z]\w+)(?:\([^`]*\))?`", text):  # a class or a table, beside its file
+        source = (path.read_text() for path in (*ROOT.glob("trainer_daemon/**/*.py"), *ROOT.glob("tui/*.py")))
+        assert any(re.search(rf"^(?:class )?{word}\b", code, flags=re.MULTILINE) for code in source), word
+
+
 @pytest.mark.parametrize(
     "line", [x.split("#")[0].strip() for x in CODE.splitlines() if x.startswith("llmctl plan")]
 )
