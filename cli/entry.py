@@ -23,10 +23,14 @@ def attach(reference: str) -> int:
     """What `llmctl attach RUN` does on a terminal, and its exit code."""
     ready_streams()
     try:
+        from trainer_daemon.contract.ahead import CourseAhead
         from trainer_daemon.contract.rundir import find_run
-        from tui.app import run_cockpit
 
-        run_cockpit(find_run(reference))
+        run = find_run(reference)
+        with CourseAhead(run.journal) as ahead:
+            from tui.app import run_cockpit  # which takes longer than reading a history
+
+            run_cockpit(run, ahead=ahead)
     except KeyboardInterrupt:  # before the cockpit has the terminal and takes it for a key
         return INTERRUPTED
     except Exception as e:  # noqa: BLE001  # as in cli.main: here too whatever went wrong becomes an exit code

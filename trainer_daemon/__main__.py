@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
-PROGRAMS = ("supervise", "agent", "rank", "infer", "post", "tokenize")
+PROGRAMS = ("supervise", "agent", "rank", "infer", "post", "tokenize", "course")
 
 
 def main() -> int:

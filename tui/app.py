@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from textual.driver import Driver
 
+    from trainer_daemon.contract.ahead import CourseAhead
     from trainer_daemon.contract.rundir import RunDir
     from tui.feed import FeedOpener
 
@@ -61,15 +62,17 @@ class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
         settings: Settings | None = None,
         *,
         is_read_only: bool = False,
+        ahead: CourseAhead | None = None,
     ) -> None:
         """`run`: the one to show first; None opens the list of runs. `open_feed`: where its records come from.
-        `is_read_only`: nothing is sent to a run and nothing is changed on disk."""
+        `is_read_only`: nothing is sent to a run and nothing is changed on disk. `ahead`: who reads the run's history already."""
         self.meter = Meter()
         super().__init__()
         self._is_read_only = is_read_only
         self.settings = settings or Settings()
         self._first_run = run
         self._open_feed = open_feed
+        self._ahead = ahead
         self._is_loading = False
         self._early_keys: list[events.Key] | None = []
         """Typed before the first view was there; None once it is."""
@@ -115,6 +118,7 @@ class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
             self._open_feed or open_link,
             self.settings,
             is_read_only=self._is_read_only,
+            ahead=self._ahead,
         )
         self.call_from_thread(self.push_screen, screen)
 
@@ -200,8 +204,11 @@ def _with_keys(screen: Screen[object]) -> Iterator[DOMNode]:
     yield from (widget for widget in screen.query("*") if widget.is_on_screen)
 
 
-def run_cockpit(run: RunDir | None = None, *, is_read_only: bool = False) -> None:
+def run_cockpit(
+    run: RunDir | None = None, *, is_read_only: bool = False, ahead: CourseAhead | None = None
+) -> None:
     """Show a run until the reader detaches; without one, the list of runs. The terminal is given back whatever happens.
+    `ahead`: who reads the run's history already.
 
     Raises LlmctlError where there is no terminal, SpecError for settings that make no sense.
     """
@@ -209,7 +216,7 @@ def run_cockpit(run: RunDir | None = None, *, is_read_only: bool = False) -> Non
         name = run.name if run else "RUN"
         raise LlmctlError(f"the cockpit needs a terminal; without one, use: llmctl status {name} --json")
     settings = load_settings()
-    app = Cockpit(run, settings=settings, is_read_only=is_read_only)
+    app = Cockpit(run, settings=settings, is_read_only=is_read_only, ahead=ahead)
     gc.disable()  # until all is loaded, which is there to stay: a sixth of loading is looking for garbage in it
     with given_back(app.end_soon):
         app.run(mouse=settings.mouse)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from trainer_daemon.contract.ahead import CourseAhead
 from trainer_daemon.contract.course import Item, Steps, read_course
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
@@ -80,9 +81,11 @@ class Watch(threading.Thread):
         wake: Callable[[], None] = lambda: None,
         *,
         is_shown_first: bool = False,
+        ahead: CourseAhead | None = None,
     ) -> None:
         """`wake` is called from here whenever there is something to take, or the run looks different.
-        `is_shown_first`: the link of a run that has ended waits for `shown`, or a second; zmq is loaded for it."""
+        `is_shown_first`: the link of a run that has ended waits for `shown`, or a second; zmq is loaded for it.
+        `ahead`: who reads the history already."""
         super().__init__(name=f"watch {run.name}", daemon=True)
         self.run_folder = run
         self.link_state: LinkState | None = None
@@ -99,6 +102,7 @@ class Watch(threading.Thread):
         """The history has been read, and the locks looked at."""
         self.failure: Exception | None = None
         self._open_feed = open_feed
+        self._ahead = ahead
         self._feed: Feed | None = None
         self._wake = wake
         self._inbox: deque[Sequence[Item]] = deque()
@@ -155,7 +159,8 @@ class Watch(threading.Thread):
         cursors: dict[str, int] = {}
         batch: list[Item] = []
         rows = 0
-        for item in read_course(self.run_folder.journal):
+        items = self._ahead.items() if self._ahead else read_course(self.run_folder.journal)
+        for item in items:
             newest = item.last if isinstance(item, Steps) else item
             cursors[newest.stream] = newest.seq
             batch.append(item)

@@ -22,6 +22,7 @@ from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widget import Widget
 
+from trainer_daemon.contract.ahead import CourseAhead
 from trainer_daemon.contract.errors import LlmctlError, did_you_mean
 from trainer_daemon.contract.events import RESUMABLE_STATES, Notice
 from trainer_daemon.contract.rundir import RunDir, find_run
@@ -89,9 +90,15 @@ class CockpitScreen(Screen[None], Backdrop):
     BINDINGS: ClassVar[list[BindingType]] = COCKPIT_BINDINGS
 
     def __init__(
-        self, run: RunDir | None, open_feed: FeedOpener, settings: Settings, *, is_read_only: bool = False
+        self,
+        run: RunDir | None,
+        open_feed: FeedOpener,
+        settings: Settings,
+        *,
+        is_read_only: bool = False,
+        ahead: CourseAhead | None = None,
     ) -> None:
-        """`is_read_only`: nothing is sent to a run and nothing is changed on disk."""
+        """`is_read_only`: nothing is sent to a run and nothing is changed on disk. `ahead`: who reads the run's history already."""
         super().__init__()
         self.is_read_only = is_read_only
         self._errands: list[tuple[Errand, RunState]] = []
@@ -106,6 +113,7 @@ class CockpitScreen(Screen[None], Backdrop):
             Around(self.overlay, self._shelf, self._acknowledged, SYMBOLS[settings.symbols]), id="panes"
         )
         self._first_run = run
+        self._ahead = ahead
         self._open_feed = open_feed
         self._watch: Watch | None = None
         self._changed: set[Area] = set(ALL_AREAS)
@@ -171,7 +179,8 @@ class CockpitScreen(Screen[None], Backdrop):
         if run.name in self.overlay.names:
             self.overlay.toggle(run)
         self._turn_to(run)
-        self._watch = Watch(run, self._open_feed, self.wake, is_shown_first=True)
+        ahead, self._ahead = self._ahead, None
+        self._watch = Watch(run, self._open_feed, self.wake, is_shown_first=True, ahead=ahead)
         self._watch.start()
         self._draws_from = time.monotonic() + HISTORY_SECONDS
 
