@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tui.feed import FeedOpener
 
 
-UNLISTED = {"pane.escape", "prompt.earlier", "prompt.later", "prompt.leave"}
+UNLISTED = {"pane.escape", "prompt.earlier", "prompt.later", "prompt.line", "prompt.leave"}
 """Keys that make no sense as a command of the palette."""
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 from textual.screen import Screen
 
@@ -192,3 +193,21 @@ async def test_enter_starts_the_run_as_llmctl_does_and_the_cockpit_shows_it_begi
         await until(pilot, lambda: cockpit.state.status.state == "completed", seconds=240)
         assert cockpit.state.status.forked_from == "fox@2"
         assert observe(cockpit.run_folder).step == 3
+
+
+async def test_a_paste_fills_a_field_in_whole_and_a_click_elsewhere_leaves_it_as_it_was(runs: Runs) -> None:
+    async with Cockpit(None).run_test(size=MIDDLE) as pilot:
+        screen = await form(pilot)
+        await go_to(pilot, screen, "notes")
+        pilot.app.post_message(events.Paste("one\r\ntwo\n"))
+        await until(pilot, lambda: screen.query_one(FieldInput).value == "one two")
+        pilot.app.post_message(events.Paste("\nthree"))
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.draft.typed == {"notes": "one two three"})
+        await pilot.press("x")
+        await until(pilot, lambda: isinstance(screen.focused, FieldInput))
+        await pilot.click("#form-search")
+        await until(pilot, lambda: not screen.query_one("#form-line").display)
+        assert screen.draft.typed == {"notes": "one two three"}
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(screen.focused, FormTable))

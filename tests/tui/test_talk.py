@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 from rich.style import Style
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from tests.cli.conftest import add_checkpoint
 from tests.cli.parrot import Parrot
-from tests.tui.test_cockpit import LARGE, opened, until
+from tests.tui.test_cockpit import LARGE, opened, until, words
 from trainer_daemon.contract.generation import Piece, TokenLogprob
 from trainer_daemon.contract.rundir import RunDir
 from tui.answer import Answer
@@ -24,7 +25,7 @@ from tui.screens.choose import Choose
 from tui.screens.cockpit import CockpitScreen
 from tui.screens.talk import AnswerView, TalkScreen, TokenText, _layout
 from tui.widgets.lines import Lines
-from tui.widgets.prompt import PromptInput
+from tui.widgets.prompt import PromptInput, typing_hints
 
 if TYPE_CHECKING:
     from tests.tui.conftest import Runs
@@ -73,7 +74,7 @@ async def test_two_checkpoints_answer_side_by_side_and_tokens_tell_their_alterna
     async with Cockpit(run).run_test(size=LARGE) as pilot:
         screen = await talking(pilot)
         assert [c.name for c in screen.chosen] == ["owl@10"]  # the best
-        await until(pilot, lambda: "esc stop, or to the keys" in lines_of(screen, "talk-keys"))
+        await until(pilot, lambda: "esc to the keys" in lines_of(screen, "talk-keys"))
         await pilot.press(*"/n 4", "enter", *"Lily saw", "enter")
         await until(pilot, lambda: screen.answers and screen.answers[0].is_over)
         left, right = screen.query(AnswerView)
@@ -166,3 +167,25 @@ async def test_the_cursor_stays_in_sight(run: RunDir, parrot: Parrot) -> None:
         screen.cursor = 0, 350
         await pilot.press("right")
         await until(pilot, lambda: screen.cursor == (0, 351) and text.scroll_y > 0 and cursor_is_seen())
+
+
+async def test_a_pasted_beginning_keeps_its_lines_and_the_last_row_says_what_escape_does(
+    run: RunDir, parrot: Parrot
+) -> None:
+    async with Cockpit(run).run_test(size=LARGE) as pilot:
+        screen = await talking(pilot)
+        prompt = screen.query_one(PromptInput)
+        pilot.app.post_message(events.Paste("Lily saw\r\n\ta fox.\n"))
+        await until(pilot, lambda: prompt.value == "Lily saw↵    a fox.")
+        await pilot.press("ctrl+j", *"He", "enter")
+        await until(pilot, lambda: [a.prompt for a in parrot.asked] == ["Lily saw\n    a fox.\nHe"])
+        await pilot.press("up")
+        await until(pilot, lambda: prompt.value == "Lily saw↵    a fox.↵He")
+        await until(pilot, lambda: "esc to the keys" in lines_of(screen, "talk-keys"))
+        await pilot.press("escape", "escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
+        await pilot.press("slash")
+        await until(pilot, lambda: "esc to the keys" in words(pilot.app.screen).splitlines()[-1])  # type: ignore[arg-type]
+        await pilot.press("escape")
+        await until(pilot, lambda: "q detach" in words(pilot.app.screen).splitlines()[-1])  # type: ignore[arg-type]
+    assert typing_hints(is_answering=True)[1] == [("prompt.leave", "stop the answer")]

@@ -39,7 +39,7 @@ from tui.clipboard import fitting
 from tui.errands import Errand
 from tui.feed import FeedOpener, LinkState, Shelf, Watch, place_of
 from tui.ink import SKY, hue, palette_of
-from tui.key_names import cockpit_of
+from tui.key_names import cockpit_of, fitted_hints
 from tui.overlay import MOST_RUNS, Overlay
 from tui.panes.charts import ChartGrid
 from tui.panes.pane import Pane
@@ -54,7 +54,7 @@ from tui.screens.type_in import TypeIn
 from tui.settings import Settings
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
-from tui.widgets.prompt import PromptInput, PromptLine
+from tui.widgets.prompt import PromptInput, PromptLine, typing_hints
 from tui.widgets.ready import Backdrop
 from tui.wording import count
 
@@ -293,8 +293,11 @@ class CockpitScreen(Screen[None], Backdrop):
         if self.overlay.fold(time.monotonic() + FOLD_SECONDS):
             self._changed.add("curves")
         self._fit_once()
+        was_answering = self.prompting.is_under_way
         answered, notices = self.prompting.fold()
         self._changed |= answered
+        if self.prompting.is_under_way != was_answering:
+            self._changed.add("status")  # the last row says what escape does
         for notice in notices:
             self._say(notice, "information")
         for errand, state in [(e, s) for e, s in self._errands if e.is_over]:
@@ -397,19 +400,26 @@ class CockpitScreen(Screen[None], Backdrop):
         """Put together only when anything in it changes: it cost as much as a chart, at every frame."""
         pane, ink = self.pane, palette_of(self.app)
         unseen, state = self._acknowledged.unseen(self.state), self.state.status.state
-        said = width, pane, pane.hints, unseen, state, self.is_read_only, ink
-        if said != self._keys_said:
-            self._keys_said = said
+        is_typing, is_answering = isinstance(self.focused, PromptInput), self.prompting.is_under_way
+        said = width, pane, pane.hints, unseen, state, self.is_read_only, ink, is_typing, is_answering
+        if said == self._keys_said:
+            return
+        self._keys_said = said
+        names = self.cockpit.key_names
+        if is_typing:
+            hints, out = typing_hints(is_answering=is_answering)
+            line = Text(" ") + fitted_hints(hints, out, width - 1, names, ink)
+        else:
             line = keys_line(
                 width=width,
                 current=pane,
                 unseen_alerts=unseen,
                 state=state,
                 is_read_only=self.is_read_only,
-                names=self.cockpit.key_names,
+                names=names,
                 ink=ink,
             )
-            self._lines("keys").show([line])
+        self._lines("keys").show([line])
 
     def _redraw_all(self) -> None:
         self._next_frame = 0.0
@@ -691,6 +701,9 @@ class CockpitScreen(Screen[None], Backdrop):
             self.prompting.stop()
         else:
             self.focus_pane()
+
+    def on_descendant_focus(self) -> None:
+        self._change({"status"})  # the last row says what keys do there
 
     def on_alerts_pane_sought(self, message: "AlertsPane.Sought") -> None:
         self.query_one(ChartGrid).look_at(self.state, message.step)

@@ -36,6 +36,7 @@ from tui.launching import (
 )
 from tui.screens.confirm import Confirm
 from tui.spec_table import NAME, PRESET, name_in_section, spelled
+from tui.widgets.line_input import LineInput, joined
 from tui.widgets.lines import Lines
 from tui.widgets.search import SearchInput
 from tui.widgets.spec_sheet import SheetRow, SheetTable, SpecSheet
@@ -87,6 +88,11 @@ class FormTable(SheetTable):
             event.stop()
             self.post_message(self.Typed(event.character))
 
+    def on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        if text := joined(event.text, FieldInput.JOINED_BY).strip():
+            self.post_message(self.Typed(text))
+
     def action_turn(self, by: int) -> None:
         self.post_message(self.Turned(by))
 
@@ -102,7 +108,7 @@ class FormSheet(SpecSheet):
         return FormTable(cursor_type="row", id="sheet-table")
 
 
-class FieldInput(Input):
+class FieldInput(LineInput):
     """Where one field is filled in."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -357,10 +363,18 @@ class NewRun(Screen[RunDir | None]):
 
     @on(FieldInput.Left)
     def _end_editing(self) -> None:
+        self._close_field()
+        self.query_one(FormTable).focus()
+
+    def _close_field(self) -> None:
         self._editing, self._error = None, ""
         self.query_one("#form-line").display = False
-        self.query_one(FormTable).focus()
         self._draw()
+
+    def on_descendant_focus(self) -> None:
+        """A click elsewhere leaves the field as it was; else its text would stand there while keys do something else."""
+        if self._editing is not None and not isinstance(self.focused, FieldInput):
+            self._close_field()
 
     def _change(self, draft: Draft) -> None:
         self.draft, self._error = draft, ""

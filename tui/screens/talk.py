@@ -36,7 +36,7 @@ from tui.screens.choose import Choose
 from tui.screens.help import Help, Section
 from tui.terminal import is_remote, is_writing
 from tui.widgets.lines import Lines
-from tui.widgets.prompt import PromptInput, PromptLine
+from tui.widgets.prompt import PromptInput, PromptLine, typing_hints
 from tui.widgets.transcript import Block, Transcript
 from tui.wording import bar, fixed
 
@@ -184,11 +184,9 @@ HINTS: Sequence[Hint] = (
 )
 """A narrow terminal leaves the last ones to help."""
 ALWAYS: Sequence[Hint] = (("talk.help", "help"), ("talk.back", "back"))
-HINTS_WHILE_TYPING: Sequence[Hint] = (("⏎", "ask"), ("prompt.earlier", "asked before"))
-"""In the prompt line letters are letters: the keys above would only be typed."""
-ALWAYS_WHILE_TYPING: Sequence[Hint] = (
-    ("prompt.leave", "stop, or to the keys: again, versus, tokens, favourites"),
-)
+
+
+KEYS = "to the keys: again, versus, tokens, favourites"
 
 
 class TalkScreen(Screen[None]):
@@ -313,7 +311,8 @@ class TalkScreen(Screen[None]):
             "a beginning to continue; /t 0.8 and the like set",
         )
         is_typing = isinstance(self.focused, PromptInput)
-        hints, always = (HINTS_WHILE_TYPING, ALWAYS_WHILE_TYPING) if is_typing else (HINTS, ALWAYS)
+        is_answering = self._comparing is not None
+        hints, always = typing_hints(is_answering=is_answering, keys=KEYS) if is_typing else (HINTS, ALWAYS)
         line = fitted_hints(hints, always, self.size.width - 1, self._key_names, ink)
         self.query_one("#talk-keys", Lines).show([Text(" ") + line])
 

@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from tui.key_names import cockpit_of
+from tui.widgets.line_input import LineInput
 
 
 class TypeIn(ModalScreen[str | None]):
@@ -40,7 +41,7 @@ class TypeIn(ModalScreen[str | None]):
         with Vertical():
             yield Static(Text(self._question, "bold"), id="question")
             yield Static(Text(self._consequence), id="consequence")
-            yield Input(self._initial, compact=True, select_on_focus=False)
+            yield LineInput(self._initial, compact=True, select_on_focus=False)
             yield Static(Text(f"⏎  do it      {self._leave_key}  no"), id="answers")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

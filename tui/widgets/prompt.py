@@ -1,5 +1,9 @@
-"""The line at the foot of the cockpit where one talks to the model. Remembers what was said, like a shell."""
+"""The line at the foot of the cockpit where one talks to the model. Remembers what was said, like a shell.
 
+A beginning may have several lines: pasted ones are kept, and `LINE_END` stands for where each ends.
+"""
+
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -9,17 +13,39 @@ from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Input
 
+from tui.key_names import Hint
+from tui.widgets.line_input import LineInput
 from tui.widgets.lines import Lines
 from tui.widgets.ready import Backdrop
 
+LINE_END = "↵"
 
-class PromptInput(Input):
+
+def typing_hints(*, is_answering: bool, keys: str = "to the keys") -> tuple[Sequence[Hint], Sequence[Hint]]:
+    """What keys do while one types, when letters are letters: (as many as fit, the way out). `is_answering`: a text that can be
+    stopped is being written, and the first escape does that; `keys`: where the next one leads."""
+    out = "stop the answer" if is_answering else keys
+    return [("⏎", "ask"), ("prompt.earlier", "asked before"), ("prompt.line", "new line")], [
+        ("prompt.leave", out)
+    ]
+
+
+class PromptInput(LineInput):
+    JOINED_BY = LINE_END
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "up", "recall(-1)", "Earlier", id="prompt.earlier", tooltip="What was asked before", show=False
         ),
         Binding(
             "down", "recall(1)", "Later", id="prompt.later", tooltip="What was asked after that", show=False
+        ),
+        Binding(
+            "ctrl+j",
+            "end_line",
+            "New line",
+            id="prompt.line",
+            tooltip=f"What comes next is on a new line; {LINE_END} stands for it",
+            show=False,
         ),
         Binding(
             "escape", "leave", "Leave", id="prompt.leave", tooltip="Stop the answer, else back to the keys"
@@ -43,6 +69,9 @@ class PromptInput(Input):
         self._at = min(max(self._at + by, 0), len(self._said))
         self.value = self._said[self._at] if self._at < len(self._said) else ""
         self.cursor_position = len(self.value)
+
+    def action_end_line(self) -> None:
+        self.insert_text_at_cursor(LINE_END)
 
     def action_leave(self) -> None:
         self.post_message(self.Left())
@@ -81,4 +110,4 @@ class PromptLine(Horizontal, Backdrop):
             line = self.query_one(PromptInput)
             line.remember(event.value)
             line.value = ""
-            self.post_message(self.Asked(event.value))
+            self.post_message(self.Asked(event.value.replace(LINE_END, "\n")))

@@ -6,8 +6,10 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Input
 
+from tui.widgets.line_input import LineInput
 
-class SearchInput(Input):
+
+class SearchInput(LineInput):
     DEFAULT_CSS = """
     SearchInput, SearchInput:focus {
         width: 1fr; background: $background; background-tint: transparent; padding: 0;
