@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
-from textual import events, work
+from textual import work
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
@@ -74,8 +74,6 @@ class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
         self._open_feed = open_feed
         self._ahead = ahead
         self._is_loading = False
-        self._early_keys: list[events.Key] | None = []
-        """Typed before the first view was there; None once it is."""
         self._running_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
@@ -121,21 +119,6 @@ class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
             ahead=self._ahead,
         )
         self.call_from_thread(self.push_screen, screen)
-
-    def on_key(self, event: events.Key) -> None:
-        """Keep what the first view is meant to do; leaving is possible at once."""
-        if self._early_keys is None:
-            return
-        active = self.screen.active_bindings.get(event.key)
-        if active is None or active.node is not self:
-            event.prevent_default()
-            self._early_keys.append(event)
-
-    def hear_early_keys(self) -> None:
-        """The first view is there: what was typed meanwhile is done, and from now on whatever is typed."""
-        early, self._early_keys = self._early_keys, None
-        for event in early or ():
-            self.post_message(events.Key(event.key, event.character))
 
     def _remember(self, theme: str) -> None:
         try:

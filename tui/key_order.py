@@ -2,7 +2,8 @@
 
 Textual hands each key to whatever has the focus when the key arrives, and what a key does takes a few messages more. After a
 link that stood still for a second `/Once upon` comes at once, and its letters would be taken for commands. So a key waits
-until the one before is done, up to `MOST_SECONDS`; in a line that one types in letters go through as they come.
+until the one before is done, up to `MOST_SECONDS`; in a line that one types in letters go through as they come. The first waits
+until there is a view, `hear_keys`.
 """
 
 from __future__ import annotations
@@ -40,14 +41,26 @@ class OneKeyAtATime(App[ReturnType]):
         self._key_done_by: float | None = None
         """Until when the key that was handed on last is waited for (monotonic); None: it is done."""
         self._handed_to: Screen[object] | None = None
+        self._is_hearing = False
+        """There is something for keys to act on."""
+
+    def hear_keys(self) -> None:
+        """The first view is there: have what was typed meanwhile done, and from now on whatever is typed."""
+        self.call_later(self._begin_to_hear)
+
+    async def _begin_to_hear(self) -> None:
+        self._is_hearing = True
+        await self._hand_on()
 
     async def on_event(self, event: events.Event) -> None:
         if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
             await super().on_event(event)
-            return
-        self._typed.append(event)
-        if self._key_done_by is None or time.monotonic() > self._key_done_by:
-            await self._hand_on()
+        elif not self._is_hearing and self._is_own(event):
+            await super().on_event(event)  # one may leave before anything is there
+        else:
+            self._typed.append(event)
+            if self._is_hearing and (self._key_done_by is None or time.monotonic() > self._key_done_by):
+                await self._hand_on()
 
     async def _hand_on(self) -> None:
         """As many of the keys that came as need not wait for each other."""
@@ -62,6 +75,11 @@ class OneKeyAtATime(App[ReturnType]):
             await super().on_event(event)
             self._go_round(self._key_done_by, LEAST_ROUNDS)
             return
+
+    def _is_own(self, event: events.Key | events.Paste) -> bool:
+        """It is the app that acts on it, whatever is in sight."""
+        active = self.screen.active_bindings.get(event.key) if isinstance(event, events.Key) else None
+        return active is not None and active.node is self
 
     def _is_text(self, event: events.Key | events.Paste) -> bool:
         """It only becomes a part of the line that has the focus."""

@@ -163,7 +163,7 @@ class CockpitScreen(Screen[None], Backdrop):
     async def _begin_to_hear(self) -> None:
         """Not waited for in `on_mount`, which the first drawing waits for."""
         await self._until_filled()
-        self.cockpit.hear_early_keys()
+        self.cockpit.hear_keys()
 
     def on_unmount(self) -> None:
         self._let_go()
