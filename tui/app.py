@@ -23,7 +23,7 @@ from tui.ink import THEMES
 from tui.key_order import OneKeyAtATime
 from tui.meter import Meter, metered
 from tui.screen_diff import DiffedApp
-from tui.settings import DEFAULT_THEME, Settings, load_settings, remember_theme
+from tui.settings import DEFAULT_THEME, SIXTEEN_COLOURS_THEME, Settings, load_settings, remember_theme
 from tui.terminal import given_back, is_remote
 from tui.widgets.lines import Lines
 
@@ -77,7 +77,8 @@ class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
         self._running_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = self.settings.theme if self.settings.theme in self.available_themes else DEFAULT_THEME
+        usual = SIXTEEN_COLOURS_THEME if self.console.color_system == "standard" else DEFAULT_THEME
+        self.theme = self.settings.theme if self.settings.theme in self.available_themes else usual
         self.set_keymap(self.settings.keys)
         if is_remote():
             self.animation_level = "none"

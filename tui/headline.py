@@ -119,7 +119,9 @@ def banner(
             advice = f"{log}; then continue from the last checkpoint: llmctl resume {status.name}"
             lines += _wrapped(advice, width, ink.muted, most=2)
     elif status.alert is not None and not hides_alert and status.step - status.alert["step"] <= ALERT_STEPS:
-        lines = _wrapped(printable(status.alert["message"]), width, hue(ink, ORANGE), most=2)
+        lines = _wrapped(
+            printable(status.alert["message"]), width, hue(ink, ORANGE), most=2, rest=keys["pane.alerts"]
+        )
     elif status.state == "stopped":
         lines = _wrapped(f"stopped; continue it with: llmctl resume {status.name}", width, ink.muted, most=1)
     if state.has_ended and state.best_checkpoint is not None:
@@ -128,8 +130,15 @@ def banner(
     return lines
 
 
-def _wrapped(text: str, width: int, style: Style, most: int) -> list[Text]:
-    lines = Text(text, style).wrap(Console(width=max(width - 2, 10)), max(width - 2, 10))
+def _wrapped(text: str, width: int, style: Style, most: int, rest: str = "") -> list[Text]:
+    """At most so many lines; `rest`: the key of the view that has what is left out."""
+    room = max(width - 2, 10)
+    lines = Text(text, style).wrap(Console(width=room), room)
+    if rest and len(lines) > most:
+        where = f" … {rest} has the rest"
+        last = Text(lines[most - 1].plain, style).wrap(Console(width=room), max(room - len(where), 1))[0]
+        last.rstrip()
+        lines[most - 1] = last + Text(where, style)
     return [Text(" ") + line for line in lines[:most]]
 
 

@@ -19,14 +19,15 @@ from typing import Any, ClassVar, Literal
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import home
 
-DEFAULT_THEME = "llmctl-dark"
+DEFAULT_THEME, SIXTEEN_COLOURS_THEME = "llmctl-dark", "ansi-dark"
 
 
 @dataclass(frozen=True)
 class Settings:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    theme: str = DEFAULT_THEME
+    theme: str | None = None
+    """None: what the terminal's colours allow."""
     mouse: bool = False
     """Off, the terminal's own selection works, and a dropped ssh leaves nothing behind."""
     symbols: Literal["braille", "block", "ascii"] = "braille"

@@ -133,6 +133,17 @@ def test_the_legend_reads_the_newest_value_or_the_one_under_the_crosshair() -> N
     assert text_of(with_little_room)[0].rstrip() == "mfu % 1 ━a 20", "the values before the axis's name"
 
 
+def test_nothing_is_read_off_where_a_run_has_no_points() -> None:
+    short = Series("a", np.arange(5.0), np.full(5, 2.0))
+    long = Series("b", np.arange(20.0), np.arange(20.0))
+    figure = Figure("loss", [short, long])
+    for cursor, read in ((4.0, "━a 2 ━b 4"), (5.0, "━a 2 ━b 5"), (9.0, "━a – ━b 9")):
+        title = text_of(draw(figure, replace(RAW, cursor=cursor), 60, 6, DARK))[0]
+        assert title.rstrip().endswith(read)
+    measured = text_of(draw(figure, replace(RAW, cursor=3.0, anchor=9.0), 60, 6, DARK))[0]
+    assert measured.rstrip().endswith("━a 2 ━b 3 Δ -6"), "no difference from where there is nothing"
+
+
 def test_a_legend_too_long_ends_in_an_ellipsis() -> None:
     figure = Figure("loss", [replace(noisy(10, colour), label=f"run-{colour}") for colour in range(6)])
     title = text_of(draw(figure, View(), 40, 8, DARK))[0]

@@ -322,7 +322,9 @@ async def test_the_number_keys_go_to_the_views_and_escape_comes_back(
         await until(pilot, lambda: shown(screen) == "charts")
 
 
-async def test_enter_gives_a_chart_all_the_room_and_escape_gives_it_back(runs: Runs) -> None:
+async def test_enter_gives_a_chart_all_the_room_and_escape_gives_it_back_then_takes_the_crosshair(
+    runs: Runs,
+) -> None:
     run = runs.completed()
     async with Cockpit(run).run_test(size=MIDDLE) as pilot:
         screen = await opened(pilot)
@@ -330,8 +332,13 @@ async def test_enter_gives_a_chart_all_the_room_and_escape_gives_it_back(runs: R
         await pilot.press("tab", "enter")
         await until(pilot, lambda: len(grid.shown) == 1)
         assert grid.shown[0].spec.name == "val"
+        await pilot.press("c", "left", "m")
+        assert grid.shown[0].view.anchor is not None
         await pilot.press("escape")
         await until(pilot, lambda: len(grid.shown) == 6)
+        assert all(chart.view.cursor is not None for chart in grid.charts)
+        await pilot.press("escape")
+        await until(pilot, lambda: all(c.view.cursor is c.view.anchor is None for c in grid.charts))
 
 
 async def test_charts_share_their_window_and_keep_their_own_scale(runs: Runs) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.tui.conftest import Runs
 
 
-KEYS = {"pane.log": "4", "run.ask": "/"}
+KEYS = {"pane.log": "4", "run.ask": "/", "pane.alerts": "8"}
 
 
 def folded(runs: Runs, name: str = "fox") -> RunState:
@@ -83,6 +83,11 @@ def test_an_alert_is_in_the_banner_for_a_while_and_in_the_log_for_good(runs: Run
     state = RunState("fox")
     state.apply(read_all(written.run.journal))
     assert "jumped to 99 nats" in headline.banner(state, 80, DARK, KEYS)[0].plain
+    narrow = [line.plain for line in headline.banner(state, 60, DARK, KEYS)]
+    assert len(narrow) == 2
+    assert narrow[1].endswith(" … 8 has the rest"), "not in the middle of a sentence, as if that were all"
+    assert max(map(len, narrow)) <= 60
+    assert "the rest" not in headline.banner(state, 900, DARK, KEYS)[0].plain
     assert "Likely cause" in state.notes[-1].text
     assert state.notes[-1].level == "warning"
     state.status.step += headline.ALERT_STEPS + 1

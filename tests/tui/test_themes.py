@@ -91,3 +91,19 @@ async def test_with_sixteen_colours_nothing_asks_for_more(runs: Runs, theme: str
                 if colour is not None and colour.type not in (ColorType.STANDARD, ColorType.DEFAULT)
             }
             assert not wrong, (name, wrong)
+
+
+@pytest.mark.parametrize(
+    ("system", "chosen", "theme"),
+    [
+        ("standard", None, "ansi-dark"),  # a band and its line would be one colour otherwise
+        ("standard", "llmctl-light", "llmctl-light"),
+        ("256", None, "llmctl-dark"),
+        ("truecolor", None, "llmctl-dark"),
+    ],
+)
+def test_a_terminal_of_sixteen_colours_gets_the_theme_for_it_unless_another_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, system: str, chosen: str | None, theme: str
+) -> None:
+    monkeypatch.setattr("textual.constants.COLOR_SYSTEM", system)
+    assert Cockpit(None, settings=Settings(theme=chosen)).theme == theme

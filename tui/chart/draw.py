@@ -30,6 +30,7 @@ from tui.chart.scene import Trace, from_axis, scene, to_axis, x_text, x_ticks, y
 from tui.chart.symbols import BRAILLE, Symbols, span_dots
 from tui.chart.view import Bounds, View
 from tui.store import XAxis
+from tui.wording import UNKNOWN
 
 Row = list[Segment]
 
@@ -379,10 +380,7 @@ def _title_row(figure: Figure, view: View, width: int, palette: Palette, symbols
     )
     for series in figure.series:
         if not series.is_ghost and len(series.x):
-            value = axis.compact(_value_shown(series, cursor) * figure.factor)
-            if cursor is not None and anchor is not None:
-                difference = _value_shown(series, cursor) - _value_shown(series, anchor)
-                value += f" Δ {axis.compact(difference * figure.factor)}"
+            value = _value_words(series, cursor, anchor, figure.factor)
             text = f" {symbols.swatch}{series.label} {value}" if series.label else f" {value}"
             legend.append(Segment(text, palette.lines[series.colour % len(palette.lines)]))
     pieces = [title, *legend]
@@ -431,11 +429,26 @@ def _flags(figure: Figure, view: View) -> str:
     return " ".join(name for name, is_set in named.items() if is_set)
 
 
-def _value_shown(series: Series, cursor: float | None) -> float:
-    """The value of the drawn line at the point nearest the crosshair, or the newest without one."""
+def _value_words(series: Series, cursor: float | None, anchor: float | None, factor: float) -> str:
+    """What the legend reads off a series, and the difference from the anchor; a dash where it has no points."""
+    value = _value_shown(series, cursor)
+    if value is None:
+        return UNKNOWN
+    words = axis.compact(value * factor)
+    if cursor is not None and anchor is not None and (before := _value_shown(series, anchor)) is not None:
+        words += f" Δ {axis.compact((value - before) * factor)}"
+    return words
+
+
+def _value_shown(series: Series, cursor: float | None) -> float | None:
+    """The value of the drawn line at the point nearest the crosshair, or the newest without one; None further beyond the ends of
+    the series than its last points are from each other, where there is nothing to read."""
     y = series.y if series.smooth is None else series.smooth
     if cursor is None:
         return float(y[-1])
+    reach = float(series.x[-1] - series.x[-2]) if len(series.x) > 1 else 0.0
+    if not series.x[0] - reach <= cursor <= series.x[-1] + reach:
+        return None
     right = min(int(np.searchsorted(series.x, cursor)), len(series.x) - 1)
     left = max(right - 1, 0)
     return float(y[left if cursor - series.x[left] < series.x[right] - cursor else right])

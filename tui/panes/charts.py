@@ -205,9 +205,16 @@ class ChartGrid(Container, Backdrop):
             chart.view = replace(chart.view, x_span=ends[2] - ends[0], x_end=ends[2], cursor=ends[1], y=None)
 
     def go_back(self) -> bool:
-        was_alone, self._alone = self._alone is not None, None
-        self._arrange()
-        return was_alone
+        """From one chart to all, then the crosshair away."""
+        chart = self.charts[0]
+        if self._alone is not None:
+            self._alone = None
+            self._arrange()
+        elif chart.view.cursor is not None:
+            chart.view = replace(chart.view, cursor=None, anchor=None)
+        else:
+            return False
+        return True
 
     def _arrange(self) -> None:
         width, height = self.size

@@ -359,6 +359,7 @@ class CockpitScreen(Screen[None], Backdrop):
                 self.call_after_refresh(self._fold_soon)
                 return
             self.pane.draw(self.state, changed)
+            self._paint_keys(self.size.width)  # those of the view, which may depend on what it shows now
             if not self.pane.FILLS_ITSELF:
                 self.pane.is_filled.set()
             if self._is_fitted and not self._is_shown:
@@ -378,7 +379,6 @@ class CockpitScreen(Screen[None], Backdrop):
         answerer = self.prompting.target_words(is_live=self._is_live)
         target = Text.assemble((f"{answerer} ".lstrip(), ink.muted), ("›", hue(ink, SKY)))
         self.query_one(PromptLine).show(target, sampling, placeholder)
-        self._paint_keys(width)
         return is_moved
 
     def _paint_headline(self) -> None:

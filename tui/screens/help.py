@@ -16,7 +16,7 @@ from textual.widgets import Static
 from tui.ink import SKY, hue, palette_of
 from tui.key_names import as_bound, cockpit_of
 
-KEY_WIDTH, NAME_WIDTH = 7, 14
+KEY_WIDTH, NAME_WIDTH = 8, 14
 Section = tuple[str, tuple[type[DOMNode], ...]]
 """A heading, and whose keys stand under it."""
 
@@ -34,6 +34,8 @@ class Help(ModalScreen[None]):
         Binding("escape,question_mark,q", "dismiss", "Close", id="help.close", tooltip="Back to the cockpit"),
         Binding("j", "scroll(1)", "Down", id="help.down", tooltip="Scroll down", show=False),
         Binding("k", "scroll(-1)", "Up", id="help.up", tooltip="Scroll up", show=False),
+        Binding("g", "scroll_to(0)", "Top", id="help.top", tooltip="To the beginning", show=False),
+        Binding("G", "scroll_to(1)", "End", id="help.end", tooltip="To the end", show=False),
     ]
 
     def __init__(self, sections: Sequence[Section]) -> None:
@@ -41,11 +43,20 @@ class Help(ModalScreen[None]):
         self._sections = sections
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll():
+        with VerticalScroll() as scroll:
+            scroll.border_title = "keys, those of where you are first"
+            names = cockpit_of(self.app).key_names
+            scroll.border_subtitle = (
+                f"{names['help.down']} {names['help.up']} PgDn scroll   {names['help.close']} closes"
+            )
             yield Static(self._text())
 
     def action_scroll(self, lines: int) -> None:
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
+    def action_scroll_to(self, share: int) -> None:
+        scroll = self.query_one(VerticalScroll)
+        scroll.scroll_to(y=share * scroll.max_scroll_y, animate=False)
 
     def _text(self) -> Group:
         ink = palette_of(self.app)
