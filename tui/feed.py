@@ -23,6 +23,9 @@ LOOK_SECONDS = 1.0
 QUIET_AFTER_SECONDS, QUIET_SECONDS = 2.0, LOOK_SECONDS
 """After so long without news it is waited for longer: a cockpit left open on an ended or paused run rests."""
 HISTORY_BATCH = 2000
+FOLLOWED_BATCH = 200
+"""Records, at most, that are folded in at once while a run is followed, some 10 ms of work: behind a supervisor that was held up
+thousands come together, and keys and frames had to wait for all of them."""
 MOST_BATCHES = 4
 """That wait to be folded in; further ones are read when there is room, from the journal if need be."""
 ROOM_SECONDS = 0.02
@@ -192,7 +195,8 @@ class Watch(threading.Thread):
                 patience = QUIET_SECONDS if is_quiet else POLL_SECONDS
             if records := feed.poll(patience):
                 heard = time.monotonic()
-                self._hand_over(records)
+                for first in range(0, len(records), FOLLOWED_BATCH):
+                    self._hand_over(records[first : first + FOLLOWED_BATCH])
             if feed.link_state != self.link_state:
                 self.link_state = feed.link_state
                 self._wake()

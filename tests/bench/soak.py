@@ -44,8 +44,8 @@ WARM_UP_SHARE = 0.3
 """Of the time, before which memory is not judged: buffers fill up to what they hold."""
 FLAT_SHARE = 0.05
 """Of the memory: what it may grow by after that, columns left out, and be flat."""
-TOLD_FRAMES = 40
-"""Of late ones, the latest."""
+TOLD_FRAMES, TOLD_STOPS = 20, 2
+"""Of late ones, the latest; and of each, when the cockpit's loop stood longest."""
 LOOK_SECONDS = 60.0
 PATIENCE_SECONDS = 300.0
 _processes = multiprocessing.get_context("spawn")
@@ -293,11 +293,11 @@ def lateness_lines(frames: list[Frame], held: list[Held], began: float) -> list[
     ]
     for frame in sorted(late, key=lambda f: -f.late_seconds)[:TOLD_FRAMES]:
         lines.append(f"            at {(frame.at - began) / 60:.2f} min {frame.in_words()}")
+        meanwhile = [stop for stop in held if frame.due < stop.at <= frame.at + LATE_SECONDS]
         lines += [
             f"                the cockpit's loop stood {stop.seconds * 1e3:.0f} ms, computed {stop.computed_seconds * 1e3:.0f}, "
             f"garbage {stop.garbage_seconds * 1e3:.0f}: {' < '.join(stop.stack) or 'nowhere by then'}"
-            for stop in held
-            if frame.due < stop.at <= frame.at + LATE_SECONDS
+            for stop in sorted(meanwhile, key=lambda stop: -stop.seconds)[:TOLD_STOPS]
         ]
     return lines
 

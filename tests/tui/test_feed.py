@@ -12,7 +12,7 @@ from trainer_daemon.contract.errors import RefusedError
 from trainer_daemon.contract.events import Finished, Notice, StateChanged, TrainStep
 from trainer_daemon.contract.journal import Record
 from trainer_daemon.contract.rundir import RunDir
-from tui.feed import MOST_BATCHES, Watch, open_link
+from tui.feed import FOLLOWED_BATCH, MOST_BATCHES, Watch, open_link
 from tui.run_state import RunState
 
 if TYPE_CHECKING:
@@ -220,3 +220,32 @@ def test_a_run_quicker_than_it_is_folded_in_waits_in_its_journal_and_not_in_memo
     watch.stop()
     assert not watch.is_alive(), "and it lets go while it waits"
     assert seen == list(range(1, len(seen) + 1))
+
+
+class HeldUpRun(QuickRun):
+    """A feed in which all comes at once, as behind a supervisor that stood still."""
+
+    def poll(self, timeout_seconds: float) -> list[Record]:
+        if self.seq:
+            time.sleep(timeout_seconds)
+            return []
+        return [record for _ in range(1000) for record in super(HeldUpRun, self).poll(0)]
+
+
+def test_what_comes_together_is_folded_in_a_little_at_a_time(runs: Runs) -> None:
+    """A cockpit that caught up stood still for half a second: keys and frames waited for thousands of events in one go."""
+    written = runs.create("fox", 400)
+    written.begin()
+    watch = Watch(written.run, HeldUpRun)
+    watch.start()
+    batches: list[list[int]] = []
+
+    def take() -> int:
+        batch = [r.seq for r in watch.take() if isinstance(r, Record) and r.kind == "notice"]
+        batches.extend([batch] if batch else [])
+        return sum(map(len, batches))
+
+    until(watch, lambda: take() == 1000)
+    watch.stop()
+    assert max(map(len, batches)) <= FOLLOWED_BATCH
+    assert [seq for batch in batches for seq in batch] == list(range(1, 1001))
