@@ -11,7 +11,8 @@ import pytest
 
 from cli.serve import kept_token, named_model, token_file
 from tests.cli.conftest import PROGRAM, Llmctl, add_checkpoint, completed_run
-from tests.tiny import Recorder, run_tiny, tiny_spec
+from tests.tiny import Recorder, run_tiny
+from tests.tiny_moe import tiny_moe_spec
 from tests.workers import end_workers
 from trainer_daemon.gateway.app import ServedModel
 
@@ -50,7 +51,7 @@ def test_a_checkpoint_is_served_under_the_name_that_it_was_asked_for_with(home: 
 
 @pytest.mark.slow
 def test_a_real_model_completes_streams_and_refuses_what_does_not_fit(home: Path, tmp_path: Path) -> None:
-    run_tiny(tiny_spec(), tmp_path / "trained", Recorder())
+    run_tiny(tiny_moe_spec(), tmp_path / "trained", Recorder())
     checkpoint = tmp_path / "trained/checkpoints/step-00000012"
     program = subprocess.Popen(
         [PROGRAM, "serve", str(checkpoint), "--port", "0"],

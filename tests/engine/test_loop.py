@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from trainer_daemon.contract.events import (
     Sampled,
     TrainStep,
 )
+from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.engine.assembly import StoppedBeforeTrainingError
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.files import Progress, load_progress
@@ -359,6 +361,35 @@ def test_a_resume_with_another_tokenizer_is_refused_and_with_other_text_is_said(
     corpus.write_text("\n".join(jugs))
     with pytest.raises(SpecError, match="step-00000003 was trained with other token ids"):
         run_tiny(spec, tmp_path, Recorder(), tmp_path)
+
+
+def test_a_run_from_before_there_were_families_goes_on(home: Path, tmp_path: Path) -> None:
+    """The spec is `tests.tiny.TINY` as it was stored then, without model.family; its hash is of that time, too."""
+    stored = Path(__file__).parents[1] / "contract" / "spec_before_families.json"
+    run = RunDir(tmp_path)
+    run.spec_file.write_bytes(stored.read_bytes())
+    spec = run.read_spec()
+    assert spec.content_hash() == "c814f436a261ddf2"
+    first, second = stop_at(7), Recorder()
+    run_tiny(spec, home, first, tmp_path)
+    (checkpoint,) = run.checkpoints.glob("step-00000007")
+    put_in_checkpoint(checkpoint, "spec.json", stored.read_bytes())
+    assert all(check.ok for check in store.verify_checkpoint(checkpoint))
+    finished, _ = run_tiny(run.read_spec(), home, second, tmp_path)
+    assert (finished.reason, [e.step for e in second.of(Resumed)]) == ("completed", [7])
+    whole = Recorder()
+    run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
+    assert first.losses | second.losses == whole.losses
+
+
+def put_in_checkpoint(checkpoint: Path, name: str, content: bytes) -> None:
+    """Give a checkpoint another file under a manifest that is whole."""
+    (checkpoint / name).write_bytes(content)
+    manifest = store.read_manifest(checkpoint)
+    now = store.ManifestFile(path=name, bytes=len(content), sha256=sha256(content).hexdigest())
+    files = tuple(now if file.path == name else file for file in manifest.files)
+    values = manifest.model_copy(update={"files": files}).model_dump()
+    (checkpoint / store.MANIFEST).write_text(json.dumps({**values, "sha256": store._hash_of(values)}))
 
 
 def test_a_run_does_not_go_on_with_other_hyper_parameters_than_its_checkpoint_s(

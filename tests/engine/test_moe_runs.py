@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,11 @@ from safetensors.torch import load_file
 from tests.parallel import in_parallel
 from tests.tiny import Recorder, run_tiny
 from tests.tiny_moe import tiny_moe_spec
+from trainer_daemon.contract.core_tasks import CORE_TASKS, HELLASWAG
 from trainer_daemon.contract.events import (
     CheckpointSaved,
     Command,
+    CoreTaskScored,
     Evaluated,
     ExpertsUsed,
     Notice,
@@ -22,10 +26,13 @@ from trainer_daemon.contract.events import (
     Sampled,
     TrainStep,
 )
-from trainer_daemon.engine.evals.stored import measure_held_out, open_examinee
+from trainer_daemon.contract.generation import Generation
+from trainer_daemon.engine.evals.stored import measure_core, measure_held_out, open_examinee
+from trainer_daemon.engine.inference.batch import Batch, write
 from trainer_daemon.engine.inference.moe_decoder import MoEDecoder
-from trainer_daemon.engine.inference.session import load_model, read_model
+from trainer_daemon.engine.inference.session import load_model, load_session, read_model
 from trainer_daemon.engine.inference.uncached import UncachedDecoder, decoder_for
+from trainer_daemon.engine.models import loss
 from trainer_daemon.engine.models.moe import MoEGPT
 
 LAST = "step-00000012"
@@ -125,6 +132,40 @@ def test_a_checkpoint_is_measured_as_the_run_was(whole: tuple[Recorder, Path], h
     seen, checkpoints = whole
     examinee = open_examinee(checkpoints / LAST, torch.device("cpu"))
     assert measure_held_out(examinee, home).val_bpb == seen.of(Evaluated)[-1].val_bpb
+
+
+def test_hellaswag_and_a_text_are_asked_of_the_model_in_training_as_of_its_checkpoint(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine without a compiler: the kernel of the first family's loss is none that this one would miss."""
+    monkeypatch.setattr(loss, "_kernel", None)
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PATH", os.devnull)
+    (hellaswag,) = [task for task in CORE_TASKS if task.name == HELLASWAG]
+    file = home / "data" / "core" / hellaswag.file
+    file.parent.mkdir(parents=True)
+    example = {"query": "Ann has 3 pears, so she", "choices": ["eats.", "rains.", "is red.", "is two."]}
+    file.write_text("".join(json.dumps(example | {"gold": i % 4}) + "\n" for i in range(12)))
+    text: dict[str, Any] = {"prompt": "Once", "max_tokens": 8, "temperature": 0.0}
+    seen = Recorder({5: [Command("live", "sample", text)]})
+    spec = tiny_moe_spec(
+        "train.num_iterations=6", "eval.core_every=3", f"eval.core_tasks=['{HELLASWAG}']", "sample.every=off"
+    )
+    finished, _ = run_tiny(spec, home, seen, tmp_path)
+    assert finished.reason == "completed"
+    assert not [e.text for e in seen.of(Notice) if "kernel" in e.text or e.level == "error"]
+    told = seen.of(CoreTaskScored)
+    assert [(e.step, e.task, e.examples) for e in told] == [(3, HELLASWAG, 12), (6, HELLASWAG, 12)]
+
+    checkpoints = tmp_path / "checkpoints"
+    session = load_session(checkpoints / "step-00000005")
+    batch = Batch(session.decoder, session.tokenizer, rows=1)
+    (live,) = seen.of(Sampled)
+    assert live.text == "".join(piece.text for piece in write(batch, Generation(**text)))
+    examinee = open_examinee(checkpoints / "step-00000006", torch.device("cpu"))
+    afterwards: list[CoreTaskScored] = []
+    measure_core(examinee, spec.eval, home, afterwards.append)
+    assert [e.accuracy for e in afterwards] == [told[-1].accuracy]
 
 
 @pytest.mark.parametrize(

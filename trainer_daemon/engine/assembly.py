@@ -102,13 +102,13 @@ def _assemble(
     _tell_what_packing_drops(spec, feed, emit)
 
     emit(PhaseChanged("building", 0))
-    if ranks.device.type == "cpu":
-        fuse_loss_or_tell(launch.home, emit)
     plan = training_plan(spec, feed.tokenizer.vocab_size, ranks.world_size)
     saved_rows = load_progress(checkpoint).micro_batch_size if checkpoint else None
     document_start = feed.tokenizer.bos_id if spec.data.document_mask else None
     plan = settle_micro_batch(spec, plan, precision, ranks, emit, saved_rows, document_start)
     network = build_network(spec, plan, precision, ranks, emit, document_start)
+    if ranks.device.type == "cpu" and network.model.caps_logits:
+        fuse_loss_or_tell(launch.home, emit)
     peak_flops, peak_source = None, "the main rank's to know"
     if ranks.is_main:  # it alone reports, and several probes at once would slow each other
         peaks_file = launch.home / "cpu-peaks.json"

@@ -23,7 +23,7 @@ from trainer_daemon.engine.models.grouped import (
     loop_product,
     to_experts,
 )
-from trainer_daemon.engine.models.moe import MoEGPT, choose
+from trainer_daemon.engine.models.moe import MoEGPT, choose, routing_of
 from trainer_daemon.engine.models.recompute import run_block
 
 MOE = MoESpec(experts=5, experts_per_token=2, expert_ratio=0.7, latent_width=7, balance_weight=0.3)
@@ -132,6 +132,7 @@ def test_the_model_of_the_preset_has_exactly_its_parameters_and_half_of_them_are
     counted = count_parameters(WHOLE)
     assert sum(p.numel() for p in model.parameters()) == counted.total == 1_575_914_496
     assert counted.active == 766_675_968
+    assert counted.scaling == counted.active - counted.embedding - counted.scalars
     assert isinstance(model, MoEGPT)
     parameters = dict(model.named_parameters())
     by_muon = sum(parameters[name].numel() for name in model.muon_names())
@@ -155,6 +156,17 @@ def test_evaluation_and_a_sum_know_no_balance_loss() -> None:
     without = gradient()
     torch.testing.assert_close(of_the_sum / targets.numel(), without, atol=1e-6, rtol=1e-4)
     assert not torch.allclose(with_balance, without, rtol=0.01)
+
+
+def test_shares_are_of_choices_that_were_made_and_the_balance_is_of_what_the_router_would_have() -> None:
+    probability = torch.tensor([[0.6, 0.3, 0.1], [0.5, 0.1, 0.4]])
+    routing = routing_of(probability, choose(probability, 2)[1])
+    assert routing.first_choice.tolist() == [1, 0, 0]
+    assert routing.share.tolist() == [0.5, 0.25, 0.25]
+    torch.testing.assert_close(routing.probability, torch.tensor([0.55, 0.2, 0.25]))
+    assert float(routing.balance_loss()) == pytest.approx(3 * 0.55)
+    entropies = [-sum(p * math.log(p) for p in row) for row in probability.tolist()]
+    assert float(routing.entropy) == pytest.approx(sum(entropies) / 2)
 
 
 def routings() -> dict[str, Tensor]:

@@ -96,6 +96,27 @@ def test_the_embedding_the_head_and_the_expanders_are_adamw_s_and_the_rest_of_th
     )  # experts are as wide as the model here
 
 
+def test_decay_and_epsilon_of_the_spec_reach_the_parameters_of_their_optimizer_alone() -> None:
+    def moved(*overrides: str) -> tuple[dict[str, float], set[str]]:
+        """(norm of each parameter after one step along the same gradients, which of them are Muon's)."""
+        spec = tiny_moe_spec(*overrides)
+        plan = training_plan(spec, 300, 1)
+        model = MoEGPT(plan.shape)
+        model.init_weights(1)
+        optimizer = build_optimizer(model, plan, spec.optimizer)
+        for seed, parameter in enumerate(model.parameters()):
+            parameter.grad = drawn(*parameter.shape, seed=seed)
+        optimizer.step(learning_rate_scale=1.0, muon_momentum=0.95, weight_decay_scale=1.0)
+        return {n: float(p.detach().norm()) for n, p in model.named_parameters()}, {*model.muon_names()}
+
+    usual, by_muon = moved()
+    decayed, _ = moved("muon.weight_decay=5")
+    assert {name for name in usual if decayed[name] != usual[name]} == by_muon
+    assert all(decayed[name] < usual[name] for name in by_muon)
+    held, _ = moved("adamw.eps=1.0")
+    assert {name for name in usual if held[name] != usual[name]} == usual.keys() - by_muon
+
+
 def test_the_rate_falls_along_half_a_cosine_and_begins_anew_as_torch_s_scheduler_has_it() -> None:
     schedule = ScheduleSpec(warmup_steps=0, restart_every=2000, final_lr_frac=0.5)
     theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.5e-3)

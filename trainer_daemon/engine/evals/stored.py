@@ -76,7 +76,7 @@ def measure_held_out(examinee: Examinee, home: Path, tokens: int | None = None) 
         raise SpecError(
             f"the text at {spec.data.source} changed since this checkpoint: its tokenizer is another now"
         )
-    if examinee.device.type == "cpu":
+    if examinee.device.type == "cpu" and examinee.model.caps_logits:
         with suppress(NativeError):  # as its run did, or else to the eighth digit
             use_fused_kernel(home / "kernels")
     rows = open_rows(prepared.held_out, spec.model.sequence_len, spec.data.packing)

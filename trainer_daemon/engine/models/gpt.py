@@ -103,6 +103,7 @@ class Block(nn.Module):
 
 
 class GPT(LanguageModel):
+    caps_logits = True
     """Uninitialised after construction: call `init_weights`, or load a state dict."""
 
     cos: Tensor

@@ -1,6 +1,7 @@
 """What training, evaluation and writing ask of a model, whichever its family; each family is one file that answers it."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class LanguageModel(nn.Module):
     wte: nn.Embedding
     """(rows of the padded vocabulary, C)"""
     lm_head: Linear
+    caps_logits: ClassVar[bool] = False
+    """Whether its loss is of logits below a cap, which has a compiled kernel on a CPU."""
 
     @property
     @abstractmethod
