@@ -4,7 +4,7 @@ from rich.style import Style
 from textual.app import App
 from textual.theme import Theme
 
-from tui.chart.palette import ANSI, CONTRAST, DARK, LIGHT, Palette
+from tui.chart.palette import ANSI, CONTRAST, DARK, IN_256, LIGHT, Palette
 
 SKY, ORANGE, GREEN, PINK, YELLOW, VERMILION = range(6)
 """Places in `Palette.lines`; ANSI has the same hues in the same places as far as it can."""
@@ -110,9 +110,10 @@ def palette_of(app: App[object]) -> Palette:
     """The palette that the terminal and the theme allow."""
     if app.native_ansi_color or app.console.color_system in {None, "standard"}:
         return ANSI
+    palette = DARK if app.current_theme.dark else LIGHT
     if app.theme == "llmctl-contrast":
-        return CONTRAST
-    return DARK if app.current_theme.dark else LIGHT
+        palette = CONTRAST
+    return IN_256[palette] if app.console.color_system == "256" else palette
 
 
 def hue(palette: Palette, place: int | None) -> Style:
@@ -122,7 +123,8 @@ def hue(palette: Palette, place: int | None) -> Style:
 
 def trough(palette: Palette) -> Style:
     """The open part of a bar."""
-    return Style(color=_TROUGHS.get(palette, "bright_black"))
+    return Style(color=_TROUGHS.get(palette.title, "bright_black"))
 
 
-_TROUGHS = {DARK: "#3a3d40", LIGHT: "#c8c8c8", CONTRAST: "#707070"}
+_TROUGHS = {DARK.title: "#3a3d40", LIGHT.title: "#c8c8c8", CONTRAST.title: "#707070"}
+"""By the ink of titles, which is each theme's own whatever colours the terminal has."""

@@ -122,6 +122,17 @@ async def test_the_cursor_stands_on_keys_and_passes_over_headings(runs: Runs) ->
                 assert not cursor_key(pilot).startswith("§"), page
 
 
+async def test_where_there_is_little_height_the_rows_have_it_and_not_what_they_mean(runs: Runs) -> None:
+    fox = write(runs, "fox", [])
+    async with Cockpit(fox.run).run_test(size=(60, 15)) as pilot:
+        screen = await opened(pilot)
+        await pilot.press("7")
+        await until(pilot, lambda: row_of(screen, "seed"))
+        assert "What the run is for" not in on_screen(screen)
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: "decides nothing" in on_screen(screen))
+
+
 async def test_d_in_the_list_of_runs_shows_in_what_the_marked_ones_differ(runs: Runs) -> None:
     write(runs, "ant", HOSTILE)
     write(runs, "owl", ["model.depth=6"])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from rich.color import Color, ColorType
+from rich.color import Color, ColorSystem, ColorType
 from rich.console import Console
 from rich.style import Style
+from textual.app import App
 from textual.theme import Theme
 
 from tests.tui.test_cockpit import opened, shown, until
 from tui.app import Cockpit
-from tui.chart.palette import CONTRAST, DARK, LIGHT, Palette
+from tui.chart.palette import CONTRAST, DARK, IN_256, LIGHT, Palette
 from tui.ink import THEMES, palette_of
 from tui.panes.views import PANES
 from tui.settings import Settings
@@ -107,3 +108,16 @@ def test_a_terminal_of_sixteen_colours_gets_the_theme_for_it_unless_another_is_c
 ) -> None:
     monkeypatch.setattr("textual.constants.COLOR_SYSTEM", system)
     assert Cockpit(None, settings=Settings(theme=chosen)).theme == theme
+
+
+@pytest.mark.parametrize("theme", sorted(PALETTES))
+def test_with_256_colours_every_line_and_every_band_is_still_another(
+    monkeypatch: pytest.MonkeyPatch, theme: str
+) -> None:
+    monkeypatch.setattr("textual.constants.COLOR_SYSTEM", "256")
+    app: App[Any] = Cockpit(None, settings=Settings(theme=theme))
+    palette = palette_of(app)
+    assert palette is IN_256[PALETTES[theme]]
+    colours = [style.color for style in (*palette.lines, *palette.bands)]
+    shown = [colour.downgrade(ColorSystem.EIGHT_BIT).number for colour in colours if colour is not None]
+    assert len(set(shown)) == len(palette.lines) + len(palette.bands)

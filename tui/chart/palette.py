@@ -2,7 +2,7 @@
 faded towards the ground. Terminals with 16 colours get the bright and the plain variant instead of a blend. A line's colour
 is also that of words, so each stands out from its ground by 4.5 to 1, in CONTRAST by 7 to 1, as WCAG asks of text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.color import Color, blend_rgb
 from rich.style import Style
@@ -72,6 +72,20 @@ CONTRAST = _blended(
     checkpoint="#3fe0b0",
     restart="#ff9a6b",
 )
+
+
+def _in_256(palette: Palette, bands: str) -> Palette:
+    return replace(palette, bands=tuple(Style(color=colour) for colour in bands.split()))
+
+
+_DARK_BANDS_IN_256 = "#005f87 #875f00 #005f00 #875f87 #5f5f00 #870000 #5f5f87 #585858"
+IN_256 = {
+    DARK: _in_256(DARK, _DARK_BANDS_IN_256),
+    LIGHT: _in_256(LIGHT, "#87afd7 #d7af87 #87d7af #d7afd7 #afaf87 #ffaf87 #afafd7 #b2b2b2"),
+    CONTRAST: _in_256(CONTRAST, _DARK_BANDS_IN_256),
+}
+"""What a palette becomes where there are 256 colours, as over ssh, which does not pass COLORTERM on: of the faded bands four would be
+the same dark yellow there and two the same teal. These are colours that such a terminal has."""
 _ANSI_NAMES = ("cyan", "yellow", "green", "magenta", "blue", "red")
 ANSI = Palette(
     lines=tuple(Style(color=f"bright_{name}") for name in _ANSI_NAMES),

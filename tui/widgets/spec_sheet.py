@@ -17,6 +17,8 @@ from tui.widgets.lines import Lines
 from tui.widgets.table import Table
 
 FOOT_ROWS = 4
+LEAST_HEIGHT_WITH_FOOT = 10
+"""Below it the rows have all the room: where a key cannot be found, nobody asks what it means."""
 LEAST_COLUMN = 8
 SECTION_MARK = "§"
 """Begins the row key of a heading, as no key of a spec does."""
@@ -58,6 +60,7 @@ class SpecSheet(Vertical):
     SpecSheet {{ height: 1fr; }}
     SpecSheet Table {{ height: 1fr; }}
     SpecSheet #sheet-foot {{ height: {FOOT_ROWS}; margin-top: 1; }}
+    SpecSheet.-low #sheet-foot {{ display: none; }}
     """
 
     def __init__(self, *, id: str) -> None:  # noqa: A002  Textual's name
@@ -67,6 +70,9 @@ class SpecSheet(Vertical):
     def compose(self) -> ComposeResult:
         yield self.make_table()
         yield Lines(id="sheet-foot")
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height < LEAST_HEIGHT_WITH_FOOT, "-low")
 
     def make_table(self) -> SheetTable:
         return SheetTable(cursor_type="row", id="sheet-table")
