@@ -14,7 +14,7 @@ from typing import Any
 from presets.loader import DEFAULT, find_preset, list_presets, preset_tables
 from trainer_daemon.contract.errors import SpecError
 from trainer_daemon.contract.rundir import check_name, runs_folder
-from trainer_daemon.contract.spec import RunSpec, build_spec, flat_values, spec_differences
+from trainer_daemon.contract.spec import RunSpec, build_spec, flat_values, meaning_of, spec_differences
 from tui.spec_table import NAME, PRESET
 
 COMMON = (
@@ -90,7 +90,7 @@ def _form_field(key: str, schema: dict[str, Any]) -> FormField:
     texts = [b for b in branches if b.get("type") == "string"]
     return FormField(
         key=key,
-        description=" ".join(schema.get("description", "").split()),
+        description=meaning_of(key),
         choices=tuple(choices),
         bounds=", ".join(filter(None, map(_bounds, branches))),
         takes_text=bool(texts),

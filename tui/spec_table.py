@@ -117,9 +117,6 @@ def spelled(value: Any) -> str:
 
 def description_of(key: str) -> str:
     """The docstring of the field, on one line."""
-    from trainer_daemon.contract.spec import RunSpec, Section
+    from trainer_daemon.contract.spec import meaning_of
 
-    section_name, _, name = key.rpartition(".")
-    section: type[Section] = type(getattr(RunSpec(), section_name)) if section_name else RunSpec
-    field = section.model_fields[name]
-    return " ".join((field.description or "").split())
+    return meaning_of(key)

@@ -7,13 +7,14 @@ marked where they stand. Rules over several keys are in `rules.py`.
 
     model  data  optimizers  training  machine    the sections
     run_spec                                      all of them, and the hash
-    reading  keys                                 from TOML and `--set`; by key
+    reading  keys  meanings                       from TOML and `--set`; by key; in words
 """
 
 from trainer_daemon.contract.spec.data import DataSpec, TokenizerSpec
 from trainer_daemon.contract.spec.family import Family
 from trainer_daemon.contract.spec.keys import all_keys, flat_values, spec_differences
 from trainer_daemon.contract.spec.machine import AlertOccasion, AlertsSpec, HealthSpec, RuntimeSpec
+from trainer_daemon.contract.spec.meanings import meaning_of
 from trainer_daemon.contract.spec.model import ModelSpec, MoESpec
 from trainer_daemon.contract.spec.optimizers import (
     AdamWSpec,
@@ -53,6 +54,7 @@ __all__ = [
     "build_spec",
     "flat_values",
     "load_toml",
+    "meaning_of",
     "parse_override",
     "spec_differences",
 ]

@@ -31,7 +31,7 @@ class AddedLater:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 def section_of(annotation: Any) -> type[Section] | None:
