@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -134,7 +135,15 @@ def happenings(state: RunState) -> dict[MarkKind, list[int]]:
 
 
 def _marks(state: RunState, axis: XAxis) -> list[Mark]:
-    return [Mark(x, kind) for kind, steps in happenings(state).items() for x in along(state, steps, axis)]
+    """What happened, on an axis."""
+    places = {kind: tuple(along(state, steps, axis)) for kind, steps in happenings(state).items()}
+    return [mark for kind, at in places.items() for mark in _marks_at(kind, at)]
+
+
+@lru_cache(maxsize=8)
+def _marks_at(kind: MarkKind, places: tuple[float, ...]) -> tuple[Mark, ...]:
+    """All charts have the same, and the next frame has, too: two thousand made for each cost more than the chart itself."""
+    return tuple(Mark(x, kind) for x in places)
 
 
 def along(state: RunState, steps: Sequence[int], axis: XAxis) -> list[float]:

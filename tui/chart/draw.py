@@ -23,7 +23,7 @@ from rich.style import Style
 from tui.chart import axis
 from tui.chart.axis import Span
 from tui.chart.columns import Reductions
-from tui.chart.figure import Figure, Mark, Series
+from tui.chart.figure import Figure, Mark, MarkKind, Series
 from tui.chart.marks import LOOKS, letter, letter_style, line_style
 from tui.chart.palette import Palette
 from tui.chart.scene import Trace, from_axis, scene, to_axis, x_text, x_ticks, y_ticks
@@ -139,14 +139,11 @@ def _mark_layers(
     figure: Figure, view: View, bounds: Bounds, shape: tuple[int, int], palette: Palette
 ) -> list[Layer]:
     layers = []
-    for kind, look in LOOKS.items() if view.shows_marks and figure.marks else ():
+    for kind, marks in _by_kind(figure.marks).items() if view.shows_marks else ():
+        look = LOOKS[kind]
         if look.spacing is None:
             continue
-        pixels = (
-            _pixel(to_axis(mark.x, log=view.log_x), bounds, shape[1])
-            for mark in figure.marks
-            if mark.kind == kind and mark.y is None
-        )
+        pixels = _pixels_of([mark for mark in marks if mark.y is None], view, bounds, shape[1])
         columns = sorted({pixel for pixel in pixels if pixel is not None})
         # Closer than every eighth pixel, marks would only be a grey ground.
         if columns and len(columns) <= max(shape[1] // 8, 1):
@@ -201,6 +198,23 @@ def _cursor_layers(view: View, bounds: Bounds, shape: tuple[int, int], palette: 
             dots[::spacing, column] = True
             layers.append(Layer(Depth.CURSOR, dots, palette.cursor))
     return layers
+
+
+def _by_kind(marks: Sequence[Mark]) -> dict[MarkKind, list[Mark]]:
+    """The marks of each kind that there is, in the order of `LOOKS`."""
+    every: dict[MarkKind, list[Mark]] = {kind: [] for kind in LOOKS}
+    for mark in marks:
+        every[mark.kind].append(mark)
+    return {kind: of_kind for kind, of_kind in every.items() if of_kind}
+
+
+def _pixels_of(marks: Sequence[Mark], view: View, bounds: Bounds, pixels: int) -> list[int | None]:
+    """The pixel column of each; None outside the window."""
+    x = np.array([mark.x for mark in marks], dtype=np.float64)
+    places = np.log10(np.where(x > 0, x, np.nan)) if view.log_x else x
+    columns = np.floor((places - bounds.x[0]) / bounds.x_span * pixels)
+    columns[places == bounds.x[1]] = pixels - 1
+    return [int(column) if 0 <= column < pixels else None for column in columns.tolist()]
 
 
 def _pixel(x: float, bounds: Bounds, pixels: int) -> int | None:
@@ -300,10 +314,10 @@ def _write_marks(
     rows, columns = glyphs.shape
     first = len(layers) + 2
     is_free = np.array([True, *(layer.depth == Depth.BACKDROP for layer in layers), False])[owners]
-    for place, kind in enumerate(LOOKS):
+    for kind, marks in _by_kind(figure.marks).items():
+        place = tuple(LOOKS).index(kind)
         at_column: dict[int, Mark] = {}
-        for mark in figure.marks:
-            column = _pixel(to_axis(mark.x, log=view.log_x), bounds, columns) if mark.kind == kind else None
+        for column, mark in zip(_pixels_of(marks, view, bounds, columns), marks, strict=True):
             if column is not None and not (column in at_column and at_column[column].is_chosen):
                 at_column[column] = mark
         if len(at_column) > max(columns // CELLS_PER_MARK, 1):
