@@ -74,6 +74,8 @@ class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
         self._open_feed = open_feed
         self._ahead = ahead
         self._is_loading = False
+        self._has_process = False
+        """Nothing else lives in this process."""
         self._running_loop: asyncio.AbstractEventLoop | None = None
         for theme in THEMES:
             self.register_theme(theme)
@@ -110,7 +112,8 @@ class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
         from tui.screens.cockpit import CockpitScreen
 
         if not gc.isenabled():  # `run_cockpit` left it out for the loading
-            gc.freeze()
+            self._has_process = True
+            self.keep_what_is_there()
             gc.enable()
         screen = CockpitScreen(
             self._first_run,
@@ -120,6 +123,11 @@ class Cockpit(OneKeyAtATime[None], DiffedApp[None]):
             ahead=self._ahead,
         )
         self.call_from_thread(self.push_screen, screen)
+
+    def keep_what_is_there(self) -> None:
+        """It stays as long as the cockpit does, and is not looked through for garbage any more: that held up frames."""
+        if self._has_process:
+            gc.freeze()
 
     def _remember(self, theme: str) -> None:
         try:

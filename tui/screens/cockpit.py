@@ -334,6 +334,7 @@ class CockpitScreen(Screen[None], Backdrop):
     @work(group="views")
     async def _complete_views(self) -> None:
         await self.views.complete()
+        self.cockpit.keep_what_is_there()
 
     def _fold_soon(self) -> None:
         """Behind the keys that wait, and not a whole tick later."""
