@@ -73,8 +73,11 @@ def alarm_of(record: Record, step: int) -> Alarm | None:
             return None
 
 
-def suggested_command(alarm: Alarm, run: str, checkpoint_steps: Sequence[int]) -> str:
-    """A command that does what the alarm's fix says, or shows what it speaks of. `checkpoint_steps`: what is stored."""
+def suggested_command(
+    alarm: Alarm, run: str, checkpoint_steps: Sequence[int], *, has_ended: bool = False
+) -> str:
+    """A command that does what the alarm's fix says, or shows what it speaks of. `checkpoint_steps`: what is stored;
+    `has_ended`: the run takes no setting any more, so that another is to begin where this one was still well."""
     before = max((step for step in checkpoint_steps if step < alarm.step), default=None)
     match alarm.name:
         case "loss_spike" if before is not None:
@@ -82,9 +85,11 @@ def suggested_command(alarm: Alarm, run: str, checkpoint_steps: Sequence[int]) -
         case "gradient_spike" if before is not None:
             return f"llmctl fork {run}@{before} --set train.grad_clip_norm=1"
         case "loss_spike" | "gradient_spike" | "not_finite" | "rolled_back" | "early_plateau":
-            return f"llmctl set {run} schedule.learning_rate_factor=0.67"
+            return _with_rates_times(0.67, run, before, has_ended=has_ended)
         case "loss_stuck" | "slow_descent":
-            return f"llmctl set {run} schedule.learning_rate_factor=3"
+            return _with_rates_times(3, run, before, has_ended=has_ended)
+        case "overfitting" if has_ended:
+            return f"llmctl eval {run}@best"
         case "replicas_differ":
             return f"llmctl verify {run}"
         case "overfitting":
@@ -95,6 +100,13 @@ def suggested_command(alarm: Alarm, run: str, checkpoint_steps: Sequence[int]) -
             return f"llmctl prune {run}"
         case _:
             return f"llmctl logs {run} --rank {alarm.rank or 0}"
+
+
+def _with_rates_times(factor: float, run: str, before: int | None, *, has_ended: bool) -> str:
+    setting = f"schedule.learning_rate_factor={factor}"
+    if not has_ended:
+        return f"llmctl set {run} {setting}"
+    return f"llmctl fork {run}@{before} --set {setting}" if before is not None else f"llmctl plot {run}"
 
 
 def _rank_in(seen: str) -> int | None:

@@ -91,6 +91,11 @@ def headline(
     return line
 
 
+def without_run(keys: Mapping[str, str], ink: Palette) -> Text:
+    """The same row while no run is open. `keys`: binding id -> its key."""
+    return Text.assemble((" no run is open", ink.title), (f"   {keys['pane.runs']} lists them", ink.muted))
+
+
 def _bar(share: float, width: int, style: Style, ink: Palette) -> Text:
     done, open_part = bar(share, width)
     return Text.assemble((done, style), (open_part, trough(ink)))

@@ -91,12 +91,15 @@ def test_what_is_no_alarm_is_none_and_what_is_has_cause_and_fix() -> None:
     assert alarmed(StateChanged("running", "", 1, 1)) is None
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
 @pytest.mark.parametrize("stored", [[], [50, 100]])
 @pytest.mark.parametrize("name", [*get_args(AlertName), "stalled", "rank_exited", "checkpoint_failed"])
-def test_a_suggested_command_is_one_that_llmctl_takes(name: Any, stored: list[int]) -> None:
+def test_a_suggested_command_is_one_that_llmctl_takes(name: Any, stored: list[int], has_ended: bool) -> None:
     alarm = Alarm("daemon:1:0", 0.0, 120, "warning", name, "", "", "", rank=1)
-    program, command_name, *arguments = shlex.split(suggested_command(alarm, "fox", stored))
+    suggested = suggested_command(alarm, "fox", stored, has_ended=has_ended)
+    program, command_name, *arguments = shlex.split(suggested)
     assert program == "llmctl"
+    assert not (has_ended and command_name in {"set", "stop"}), "a run that is over takes neither"
     group = typer.main.get_group(llmctl)
     with typer.Context(group) as context:
         command = group.get_command(context, command_name)

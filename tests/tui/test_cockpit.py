@@ -517,10 +517,24 @@ async def test_without_a_run_the_list_opens_and_enter_chooses_one(runs: Runs) ->
         await until(
             pilot, lambda: [t for t in screen.query("#runs-table").results(DataTable) if t.row_count == 2]
         )
+        await until(
+            pilot, lambda: "no run is open   5 lists them" in words(screen) and "o overlay" in words(screen)
+        )
         await pilot.press("down", "enter")
         await until(pilot, lambda: "80/80" in words(screen))
+        assert "no run is open" not in words(screen)
         assert shown(screen) == "charts"
         assert screen.state.status.name == "fox"
+
+
+async def test_where_there_are_no_runs_one_can_be_begun_and_nothing_else_is_offered(runs: Runs) -> None:
+    async with Cockpit(None).run_test(size=SMALL) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, CockpitScreen))
+        screen = pilot.app.screen
+        assert isinstance(screen, CockpitScreen)
+        await until(pilot, lambda: "there are no runs yet; n begins one" in words(screen))
+        await until(pilot, lambda: "n new" in words(screen))
+        assert "overlay" not in words(screen)
 
 
 async def test_switching_runs_leaves_nothing_of_the_first_behind(runs: Runs) -> None:

@@ -149,7 +149,7 @@ class AlertsPane(Pane):
             self.query_one(Lines).show(self._nothing(width, ink))
             return
         steps = [c.step for c in self._state.checkpoints.values()]
-        command = suggested_command(alarm, self._state.status.name, steps)
+        command = suggested_command(alarm, self._state.status.name, steps, has_ended=self._state.has_ended)
         self.query_one(Lines).show(
             [*_told(alarm, width, ink), self._command_line(command), *self._evidence_lines(alarm, width, ink)]
         )
@@ -235,7 +235,8 @@ class AlertsPane(Pane):
         if alarm is None:
             return None
         steps = [c.step for c in state.checkpoints.values()]
-        return "a command", suggested_command(alarm, state.status.name, steps)
+        command = suggested_command(alarm, state.status.name, steps, has_ended=state.has_ended)
+        return "a command", command
 
     def go_back(self) -> bool:
         was_alone = self.has_class("-alone")

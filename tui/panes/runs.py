@@ -125,6 +125,9 @@ class RunsPane(Pane):
             super().__init__()
             self.run = run
 
+    class Found(Message):
+        """There are runs now where there were none, or the other way round: other keys do something."""
+
     class Wanted(Message):
         """Go on with this one, or begin another from it."""
 
@@ -191,6 +194,10 @@ class RunsPane(Pane):
     def on_resize(self) -> None:
         self._draw()
 
+    @property
+    def hints(self) -> Sequence[Hint]:
+        return self.HINTS if self._rows else self.HINTS[:1]  # without a run, one can be begun
+
     # Looking
 
     def _look_if_in_sight(self) -> None:
@@ -209,7 +216,9 @@ class RunsPane(Pane):
         self.app.call_from_thread(self._take, found)
 
     def _take(self, found: Sequence[RunRow]) -> None:
-        self._rows = found
+        had_some, self._rows = bool(self._rows), found
+        if bool(found) != had_some:
+            self.post_message(self.Found())
         for name in set(self._marked) - {row.name for row in found}:
             del self._marked[name]
         self._draw()

@@ -384,6 +384,9 @@ class CockpitScreen(Screen[None], Backdrop):
 
     def _paint_headline(self) -> None:
         ink, width = palette_of(self.app), self.size.width
+        if self.run_folder is None:
+            self._lines("headline").show([headline.without_run(self.cockpit.key_names, ink)])
+            return
         silent = time.time() - (self.state.status.updated_at or time.time())
         unseen = self._acknowledged.unseen(self.state)
         self._lines("headline").show(
@@ -741,6 +744,9 @@ class CockpitScreen(Screen[None], Backdrop):
             self.app.call_from_thread(self._say, str(e), "error")
         else:
             self.app.call_from_thread(self._say, f"wrote {file.absolute()}", "information")
+
+    def on_runs_pane_found(self) -> None:
+        self._change({"status"})
 
     def on_runs_pane_chosen(self, message: "RunsPane.Chosen") -> None:
         if self.run_folder is None or message.run.path != self.run_folder.path:
