@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.engine.assembly import StoppedBeforeTrainingError
 from trainer_daemon.engine.checkpoint import store
 from trainer_daemon.engine.checkpoint.files import Progress, load_progress
+from trainer_daemon.engine.job import Job
 from trainer_daemon.engine.loop import train
 from trainer_daemon.engine.models import loss
 from trainer_daemon.engine.models.gpt import GPT
@@ -90,14 +92,30 @@ def test_a_run_reports_its_plan_every_step_and_its_end(home: Path, tmp_path: Pat
     ]
 
 
+WholeRun = Callable[[str], tuple[Recorder, Job]]
+
+
+@pytest.fixture(scope="module")
+def whole_run(home: Path) -> WholeRun:
+    """A run that nothing interrupts, in a precision: what it reported and how it ended. Trained once for all who compare."""
+
+    @cache
+    def trained(precision: str) -> tuple[Recorder, Job]:
+        seen = Recorder()
+        _, job = run_tiny(
+            tiny_spec(f"runtime.precision={precision}"), home, seen, home / f"whole-{precision}"
+        )
+        return seen, job
+
+    return trained
+
+
 @pytest.mark.parametrize(("stop_step", "precision"), [(1, "fp32"), (5, "fp32"), (7, "bf16"), (11, "bf16")])
 def test_a_resumed_run_repeats_the_losses_of_an_uninterrupted_one_bit_for_bit(
-    home: Path, tmp_path: Path, stop_step: int, precision: str
+    home: Path, tmp_path: Path, whole_run: WholeRun, stop_step: int, precision: str
 ) -> None:
     spec = tiny_spec(f"runtime.precision={precision}")
-    whole = Recorder()
-    _, uninterrupted = run_tiny(spec, home, whole, tmp_path / "whole")
-
+    whole, uninterrupted = whole_run(precision)
     first, second = stop_at(stop_step), Recorder()
     finished, _ = run_tiny(spec, home, first, tmp_path / "parts")
     assert (finished.reason, finished.step) == ("stopped", stop_step)
@@ -120,9 +138,10 @@ def test_a_resumed_run_repeats_the_losses_of_an_uninterrupted_one_bit_for_bit(
 
 @pytest.mark.parametrize("forgotten", ["model", "optimizer", "optimizer_steps", "samples_seen", "step"])
 def test_a_resume_that_forgets_one_thing_is_not_the_same_run(
-    home: Path, tmp_path: Path, forgotten: str, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, whole_run: WholeRun, forgotten: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control of the test above: were it blind, this one would fail."""
+    _, uninterrupted = whole_run("fp32")  # before anything is forgotten
     if forgotten == "optimizer":
         monkeypatch.setattr(MuonAdamW, "load_state_tensors", lambda *_: None)
     elif forgotten == "model":
@@ -135,10 +154,8 @@ def test_a_resume_that_forgets_one_thing_is_not_the_same_run(
             return progress
 
         monkeypatch.setattr("trainer_daemon.engine.network.load_progress", forgetful)
-    whole, second = Recorder(), Recorder()
-    _, uninterrupted = run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
     run_tiny(tiny_spec(), home, stop_at(7), tmp_path / "parts")
-    _, resumed = run_tiny(tiny_spec(), home, second, tmp_path / "parts")
+    _, resumed = run_tiny(tiny_spec(), home, Recorder(), tmp_path / "parts")
     same = (
         torch.equal(a, b)
         for a, b in zip(
@@ -222,15 +239,15 @@ def test_a_command_whose_deadline_is_over_lapses_and_those_behind_it_are_obeyed(
     assert [e.step for e in seen.of(Evaluated)] == [0, 6, 12]
 
 
-def test_what_is_done_on_request_does_not_change_the_training(home: Path, tmp_path: Path) -> None:
-    whole = Recorder()
-    run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
+def test_what_is_done_on_request_does_not_change_the_training(
+    home: Path, tmp_path: Path, whole_run: WholeRun
+) -> None:
     sample = {"prompt": "", "max_tokens": 9, "temperature": 1.0, "top_k": 3, "seed": 5}
     disturbed = Recorder(
         {4: [Command("a", "sample", sample), Command("b", "evaluate", {}), Command("c", "save", {})]}
     )
     run_tiny(tiny_spec(), home, disturbed, tmp_path / "disturbed")
-    assert disturbed.losses == whole.losses
+    assert disturbed.losses == whole_run("fp32")[0].losses
 
 
 def test_a_live_sample_takes_every_setting_that_a_stored_one_takes(home: Path, tmp_path: Path) -> None:
@@ -363,7 +380,9 @@ def test_a_resume_with_another_tokenizer_is_refused_and_with_other_text_is_said(
         run_tiny(spec, tmp_path, Recorder(), tmp_path)
 
 
-def test_a_run_from_before_there_were_families_goes_on(home: Path, tmp_path: Path) -> None:
+def test_a_run_from_before_there_were_families_goes_on(
+    home: Path, tmp_path: Path, whole_run: WholeRun
+) -> None:
     """The spec is `tests.tiny.TINY` as it was stored then, without model.family; its hash is of that time, too."""
     stored = Path(__file__).parents[1] / "contract" / "spec_before_families.json"
     run = RunDir(tmp_path)
@@ -377,9 +396,7 @@ def test_a_run_from_before_there_were_families_goes_on(home: Path, tmp_path: Pat
     assert all(check.ok for check in store.verify_checkpoint(checkpoint))
     finished, _ = run_tiny(run.read_spec(), home, second, tmp_path)
     assert (finished.reason, [e.step for e in second.of(Resumed)]) == ("completed", [7])
-    whole = Recorder()
-    run_tiny(tiny_spec(), home, whole, tmp_path / "whole")
-    assert first.losses | second.losses == whole.losses
+    assert first.losses | second.losses == whole_run("fp32")[0].losses
 
 
 def put_in_checkpoint(checkpoint: Path, name: str, content: bytes) -> None:

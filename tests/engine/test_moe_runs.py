@@ -143,7 +143,7 @@ def test_hellaswag_and_a_text_are_asked_of_the_model_in_training_as_of_its_check
     monkeypatch.setenv("PATH", os.devnull)
     (hellaswag,) = [task for task in CORE_TASKS if task.name == HELLASWAG]
     file = home / "data" / "core" / hellaswag.file
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     example = {"query": "Ann has 3 pears, so she", "choices": ["eats.", "rains.", "is red.", "is two."]}
     file.write_text("".join(json.dumps(example | {"gold": i % 4}) + "\n" for i in range(12)))
     text: dict[str, Any] = {"prompt": "Once", "max_tokens": 8, "temperature": 0.0}
