@@ -40,8 +40,8 @@ from tests.bench.soak_programs import (
     read_terminal,
 )
 
-WARM_UP_SHARE = 0.3
-"""Of the time, before which memory is not judged: buffers fill up to what they hold."""
+WARM_UP_SHARE = 0.5
+"""Of the time, before which memory is not judged: columns fill up to what they hold in five minutes, alerts in half an hour."""
 FLAT_SHARE = 0.05
 """Of the memory: what it may grow by after that, columns left out, and be flat."""
 TOLD_FRAMES, TOLD_STOPS = 20, 2
