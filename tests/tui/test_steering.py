@@ -130,7 +130,7 @@ async def test_read_only_sends_nothing_and_says_so(runs: Runs) -> None:
     async with Cockpit(written.run, is_read_only=True).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
         assert "read-only" in words(screen).splitlines()[0]
-        for key in ("P", "C", "E", "exclamation_mark", "ctrl+k"):
+        for key in ("P", "C", "E", "colon", "exclamation_mark", "ctrl+k"):
             pilot.app.clear_notifications()
             await pilot.press(key)
             await until(pilot, lambda: any("it only looks" in n.message for n in pilot.app._notifications))

@@ -594,6 +594,23 @@ class CockpitScreen(Screen[None], Backdrop):
         if is_sure:
             self.action_command("stop")
 
+    def action_set(self) -> None:
+        run = self.run_folder
+        if run is None or self.state.has_ended or self.is_read_only:
+            self.action_command("set")
+            return
+        from trainer_daemon.contract.settings import CHANGEABLE
+
+        self.app.push_screen(
+            TypeIn(
+                f"Change a value of {run.name}?",
+                f"From the next step on, as KEY=VALUE. While it trains these may change: {', '.join(CHANGEABLE)}.",
+            ),
+            lambda typed: (
+                self.send_errand(["set", run.name, typed.strip()]) if typed and typed.strip() else None
+            ),
+        )
+
     def action_kill(self) -> None:
         run = self.run_folder
         if run is None or self.state.has_ended or self.is_read_only:

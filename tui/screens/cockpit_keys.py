@@ -48,6 +48,14 @@ COCKPIT_BINDINGS: list[BindingType] = [
     Binding(
         "E", "command('evaluate')", "eval", id="run.evaluate", tooltip="Measure val_bpb at the next step"
     ),
+    Binding(
+        "colon",
+        "set",
+        "Set",
+        id="run.set",
+        tooltip="Change a value from the next step on, typed as KEY=VALUE",
+        show=False,
+    ),
     Binding("exclamation_mark", "stop", "stop", id="run.stop", tooltip="Save, then end the run; asks first"),
     Binding(
         "ctrl+k",

@@ -339,9 +339,17 @@ class NewRun(Screen[RunDir | None]):
         event.stop()
         if isinstance(event.input, SearchInput):
             self._sought = event.value.strip()
+            self._draw()
+            self._go_to_first_found()
         elif self._editing is not None:
             self._try(self._editing, event.value)
         self._draw()
+
+    def _go_to_first_found(self) -> None:
+        """What is typed next is for it; the row that had the cursor may be another field's now."""
+        table = self.query_one(FormTable)
+        if self._sought and (found := self.draft.shown_keys(self._sought)):
+            table.move_cursor(row=table.get_row_index(found[0]), animate=False)
 
     def _try(self, key: str, text: str) -> Draft | None:
         """The draft with this field filled in; None, and the reason below, where it is wrong."""
