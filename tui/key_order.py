@@ -25,7 +25,7 @@ ReturnType = TypeVar("ReturnType")
 Place = tuple["Screen[object]", "Widget | None"]
 """A screen, and what has the focus there."""
 
-MOST_SECONDS = 1.0
+MOST_SECONDS = 3.0
 """For one key: what takes longer, or was taken away with its queue, holds up nothing."""
 LEAST_ROUNDS = 2
 """A message that a key's handler posts comes behind the first."""
