@@ -153,6 +153,9 @@ class NewRun(Screen[RunDir | None]):
         Binding("escape", "leave", "leave", id="form.leave", tooltip="Start nothing"),
     ]
 
+    AUTO_FOCUS = "FormTable"
+    """From the first moment on: keys that come with the one that opened the form are a field's, not the search's."""
+
     def __init__(self, draft: Draft) -> None:
         super().__init__()
         self.draft = draft
