@@ -443,6 +443,8 @@ class CockpitScreen(Screen[None], Backdrop):
         """Keys that follow wait behind this one until the view has something for them to act on."""
         await self._bring(name)
         await self._until_filled()
+        if not any(pane.id == name for pane in self.views.there):
+            return  # the reader has left meanwhile
         if self.focused is not self.pane.first_focus and self.views.current == name:
             self.focus_pane()  # what has the keys may only be there since it is filled
 
