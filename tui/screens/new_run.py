@@ -194,6 +194,7 @@ class NewRun(Screen[RunDir | None]):
         self.app.theme_changed_signal.subscribe(self, lambda _: self._draw())
         self.query_one("#form-line").display = False
         self.query_one(FormTable).focus()
+        self._draw()  # at once: a key that comes now needs a field that it is for
         self.set_interval(LOOK_SECONDS, self._look)
         self._ask_plan()
 
