@@ -8,7 +8,6 @@ until there is a view, `hear_keys`.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -38,8 +37,8 @@ class OneKeyAtATime(App[ReturnType]):
         super().__init__()
         self._typed: deque[events.Key | events.Paste] = deque()
         """Came, and wait."""
-        self._key_done_by: float | None = None
-        """Until when the key that was handed on last is waited for (monotonic); None: it is done."""
+        self._under_way: events.Event | None = None
+        """The key that was handed on last; None: it is done."""
         self._handed_to: Screen[object] | None = None
         self._is_hearing = False
         """There is something for keys to act on."""
@@ -59,22 +58,27 @@ class OneKeyAtATime(App[ReturnType]):
             await super().on_event(event)  # one may leave before anything is there
         else:
             self._typed.append(event)
-            if self._is_hearing and (self._key_done_by is None or time.monotonic() > self._key_done_by):
+            if self._is_hearing and self._under_way is None:
                 await self._hand_on()
 
     async def _hand_on(self) -> None:
         """As many of the keys that came as need not wait for each other."""
-        self._key_done_by = None
+        self._under_way = None
         while self._typed:
             event = self._typed.popleft()
             if self._is_text(event):
                 await super().on_event(event)
                 continue
             self._handed_to = self.screen
-            self._key_done_by = time.monotonic() + MOST_SECONDS
+            self._under_way = event
+            self.set_timer(MOST_SECONDS, partial(self._is_done, event))
             await super().on_event(event)
-            self._go_round(self._key_done_by, LEAST_ROUNDS)
+            self._go_round(event, LEAST_ROUNDS)
             return
+
+    async def _is_done(self, key: events.Event) -> None:
+        if key is self._under_way:
+            await self._hand_on()
 
     def _is_own(self, event: events.Key | events.Paste) -> bool:
         """It is the app that acts on it, whatever is in sight."""
@@ -88,23 +92,23 @@ class OneKeyAtATime(App[ReturnType]):
         is_printable = isinstance(event, events.Paste) or event.is_printable
         return isinstance(self.focused, Input) and is_printable
 
-    def _go_round(self, deadline: float, rounds: int) -> None:
+    def _go_round(self, key: events.Event, rounds: int) -> None:
         """Follow the key on its way from what has the focus up to the app, so many times."""
         way = [*(self.focused or self.screen).ancestors_with_self]
-        self._follow(way, (self.screen, self.focused), deadline, rounds)
+        self._follow(way, (self.screen, self.focused), key, rounds)
 
-    def _follow(self, way: list[DOMNode], began: Place, deadline: float, rounds: int) -> None:
-        if deadline != self._key_done_by or not self.is_running:
+    def _follow(self, way: list[DOMNode], began: Place, key: events.Event, rounds: int) -> None:
+        if key is not self._under_way or not self.is_running:
             return  # it was given up, and another key is under way
         while way:
-            if way.pop(0).call_later(self._follow, way, began, deadline, rounds):
+            if way.pop(0).call_later(self._follow, way, began, key, rounds):
                 return  # the next one takes its turn behind the key
         if rounds > 1:
-            self._go_round(deadline, rounds - 1)
-        elif time.monotonic() >= deadline or (self._is_ready and began == (self.screen, self.focused)):
-            self.call_later(self._hand_on)
+            self._go_round(key, rounds - 1)
+        elif self._is_ready and began == (self.screen, self.focused):
+            self.call_later(self._is_done, key)
         else:
-            self.set_timer(LOOK_SECONDS, partial(self._go_round, deadline, 1))
+            self.set_timer(LOOK_SECONDS, partial(self._go_round, key, 1))
 
     @property
     def _is_ready(self) -> bool:

@@ -286,6 +286,19 @@ def test_zoom_pan_follow_and_fit_keep_the_window_on_the_data() -> None:
     assert back.fitted() == View()
 
 
+def test_keys_that_come_faster_than_drawings_add_up() -> None:
+    data, seen = (0.0, 1000.0), Bounds((0.0, 1040.0), (2.0, 4.0))
+    twice = View().zoomed(0.5, seen, data).zoomed(0.5, seen, data)
+    assert (twice.x_span, twice.x_end) == (260.0, None)
+    beside = twice.panned(-0.5, seen, data).panned(-0.5, seen, data)
+    assert beside.x_end == 1040 - 260
+    assert beside.zoomed(0.5, seen, data).x_end == 1040 - 260 - 65, "about the middle of what will be seen"
+    at_cursor = View(cursor=260.0).zoomed(0.5, seen, data).zoomed(0.5, seen, data)
+    assert at_cursor.x_end == 260 + 0.75 * 260
+    assert View().with_y_zoomed(0.5, seen).with_y_zoomed(0.5, seen).y == (2.75, 3.25)
+    assert View().with_y_panned(0.5, seen).with_y_panned(0.5, seen).y == (4.0, 6.0)
+
+
 def test_the_smoothing_dial_stops_at_both_ends() -> None:
     assert View(smoothing=0.0).smoothed(-1).smoothing == 0.0
     assert View(smoothing=0.999).smoothed(1).smoothing == 0.999

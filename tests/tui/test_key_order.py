@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, ClassVar
 
+import pytest
 from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.keys import _character_to_key
 from textual.pilot import Pilot
+from textual.widgets import Static
 
 from tests.tui.test_cockpit import opened, shown, until
 from tui.app import Cockpit
+from tui.key_order import OneKeyAtATime
 from tui.screens.confirm import Confirm
 from tui.screens.new_run import NewRun
 from tui.screens.type_in import TypeIn
@@ -67,3 +73,38 @@ async def test_what_is_typed_behind_a_key_of_the_form_is_the_fields(runs: Runs) 
                 and pilot.app.screen.draft.typed == {"model.depth": "6"}
             ),
         )
+
+
+class Stuck(OneKeyAtATime[None]):
+    """What its one line does with a key does not end while `is_let_go` is not set."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("b", "beep", priority=True)]
+
+    class Line(Static, can_focus=True):
+        async def on_key(self) -> None:
+            assert isinstance(self.app, Stuck)
+            await self.app.is_let_go.wait()
+
+    def compose(self) -> ComposeResult:
+        yield self.Line()
+
+    def on_mount(self) -> None:
+        self.has_beeped, self.is_let_go = asyncio.Event(), asyncio.Event()
+        self.hear_keys()
+
+    def action_beep(self) -> None:
+        self.has_beeped.set()
+
+
+async def test_a_key_that_is_never_done_holds_up_the_next_one_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tui.key_order.MOST_SECONDS", 0.2)
+    app = Stuck()
+    async with app.run_test() as pilot:
+        burst(pilot, "a", "b")
+        try:
+            async with asyncio.timeout(60):
+                await app.has_beeped.wait()
+        finally:
+            app.is_let_go.set()

@@ -61,20 +61,26 @@ class View:
 
     def zoomed(self, factor: float, seen: Bounds, data: Span) -> View:
         """Scale the window: about the crosshair, else about the tail while following, else about the middle."""
-        span = seen.x_span * factor
+        start, end = self._window(seen)
+        span = (end - start) * factor
         if span >= data[1] - data[0]:
             return self.fitted()
         if self.cursor is not None:
-            left = (self.cursor - seen.x[0]) / seen.x_span
-            return replace(self, x_span=span, x_end=self.cursor + (1 - left) * span)
+            return replace(self, x_span=span, x_end=self.cursor + (end - self.cursor) * factor)
         if self.x_end is None:
             return replace(self, x_span=span)
-        return replace(self, x_span=span, x_end=(seen.x[0] + seen.x[1] + span) / 2)
+        return replace(self, x_span=span, x_end=(start + end + span) / 2)
+
+    def _window(self, seen: Bounds) -> Span:
+        """What the next drawing shows along x: keys may come faster than drawings."""
+        end = seen.x[1] if self.x_end is None else self.x_end
+        return (seen.x[0] if self.x_span is None else end - self.x_span), end
 
     def panned(self, share: float, seen: Bounds, data: Span) -> View:
         """Move the window by a share of itself, no further than the data; at the tail it follows again."""
-        span = self.x_span or seen.x_span
-        end = (self.x_end or seen.x[1]) + share * span
+        start, end = self._window(seen)
+        span = end - start
+        end += share * span
         if end > data[1]:
             return replace(self, x_end=None)
         return replace(self, x_span=span, x_end=max(end, data[0] + span))
@@ -90,14 +96,15 @@ class View:
 
     def with_y_zoomed(self, factor: float, seen: Bounds) -> View:
         """Scale the y axis about its middle."""
-        low, high = seen.y
+        low, high = self.y or seen.y
         middle, reach = (low + high) / 2, (high - low) / 2 * factor
         return replace(self, y=(middle - reach, middle + reach))
 
     def with_y_panned(self, share: float, seen: Bounds) -> View:
         """Move the y axis up by a share of itself."""
-        distance = share * (seen.y[1] - seen.y[0])
-        return replace(self, y=(seen.y[0] + distance, seen.y[1] + distance))
+        low, high = self.y or seen.y
+        distance = share * (high - low)
+        return replace(self, y=(low + distance, high + distance))
 
     def with_anchor_toggled(self) -> View:
         """Set the anchor where the crosshair is, or take it away."""
