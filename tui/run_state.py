@@ -148,6 +148,8 @@ class RunState:
         """What is prepared, in order, each with its newest word."""
         self.checkpoints: dict[str, Checkpoint] = {}
         """By path, in order of saving."""
+        self.checkpoint_words: dict[int, dict[str, str]] = {}
+        """By step and by command: what is done here with a checkpoint, or what came of it."""
         self.setting_changes: list[SettingChanged] = []
         """What was changed while it trained, in order."""
         self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
@@ -159,9 +161,9 @@ class RunState:
         self.skipped_steps: deque[int] = deque(maxlen=HAPPENINGS_KEPT)
         """Which changed no parameter."""
         self.best_step: int | None = None
+        """Of `status.min_val_bpb`."""
         self._core_missing: list[str] | None = None
         """Which of CORE's tasks the curve is without."""
-        """Of `status.min_val_bpb`."""
         self.refusals: list[str] = []
         """What commands could not do, until someone has shown it."""
         self.smooth_loss_nats: float | None = None
@@ -223,6 +225,14 @@ class RunState:
     def tell(self, event: Event, wall: float) -> set[Area]:
         """Fold in an event that no journal records: a sample from a stored checkpoint."""
         return self._fold(event, wall)
+
+    def note_checkpoint(self, step: int, command: str, word: str | None) -> set[Area]:
+        """Have this word of a command beside a checkpoint; None: none."""
+        words = self.checkpoint_words.setdefault(step, {})
+        words.pop(command, None)
+        if word is not None:
+            words[command] = word
+        return {"checkpoints"}
 
     def ask(self, request_id: str, prompt: str, checkpoint: str | None) -> set[Area]:
         """A sample was asked for here: show it before the run, or the worker that serves `checkpoint`, has heard of it."""

@@ -27,6 +27,18 @@ def size(number: float) -> str:
     return f"{number:.1f} TB"
 
 
+def age(seconds: float) -> str:
+    """How long ago, in its leading unit: <1m, 12m, 5h, 3d."""
+    minutes = max(seconds, 0.0) / 60
+    if minutes < 1:
+        return "<1m"
+    for unit, of_next in (("m", 60), ("h", 24)):
+        if minutes < of_next:
+            return f"{int(minutes)}{unit}"
+        minutes /= of_next
+    return f"{int(minutes)}d"
+
+
 def clock(wall: float) -> str:
     """Local time of day."""
     return time.strftime("%H:%M:%S", time.localtime(wall))

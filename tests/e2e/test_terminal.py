@@ -82,6 +82,14 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     made.close()
 
 
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Terminal]:
+    (tmp_path / "o").mkdir()
+    made = Terminal(tmp_path / "o")
+    yield made
+    made.close()
+
+
 def written_spec(folder: Path, **sections: dict[str, object]) -> Path:
     """The tiny run as TOML, with these keys of its sections otherwise."""
 
@@ -147,25 +155,52 @@ def test_closing_the_window_does_not_touch_the_run(runs: Runs, terminal: Termina
     subprocess.run([*LLMCTL, "kill", "closed", "-y"], check=True, capture_output=True)
 
 
+CUT_SMALL = {
+    "model.depth": "2",
+    "model.sequence_len": "64",
+    "data.stories": "300",
+    "train.num_iterations": "100000",
+    "train.micro_batch_size": "4",
+    "train.global_batch_tokens": "256",
+    "eval.every": "off",
+    "sample.every": "off",
+    "checkpoint.every": "off",
+}
+"""Of `stories`: each is taken only where it makes sense beside those before it."""
 DIVERGING = "optim.matrix_lr=100 optim.embedding_lr=100 optim.unembedding_lr=100"
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("ended_runs")
 def test_a_person_walks_through_all_that_the_cockpit_does_to_runs(
-    runs: Runs, terminal: Terminal, tmp_path: Path
+    runs: Runs, terminal: Terminal, other: Terminal
 ) -> None:
-    """Start, save, pause, zoom, sample from two checkpoints, fork, diagnose an alert, compare, stop: keys alone."""
-    spec = written_spec(
-        tmp_path,
-        train={"num_iterations": 100_000},
-        eval={"every": "off"},
-        sample={"every": "off"},
-        checkpoint={"every": "off"},
-    )
+    """Start from the form, save, pause, set, zoom, sample from two checkpoints, fork, diagnose an alert, compare, stop: keys
+    alone, and beside it a second cockpit that only looks."""
     see = terminal.wait_for
-    terminal.start([*LLMCTL, "run", "--spec", str(spec), "--name", "walk"], 120, 40)
+    terminal.start([*LLMCTL, "attach"], 120, 40)
+    see(lambda s: "there are no runs yet" in s, "the list of runs")
+    terminal.press("n")
+    see(lambda s: "preset stories" in s and "parameters" in s, "the form and what the run will take")
+    terminal.type("walk")
+    terminal.press("Enter")
+    for key, value in CUT_SMALL.items():
+        terminal.type(f"/{key}")
+        line = re.compile(
+            rf"^  {re.escape(key)}(?: |$)", re.MULTILINE
+        )  # what is sought, and what has the cursor
+        see(lambda s, line=line: len(line.findall(s)) == 2, key)  # type: ignore[misc]
+        terminal.press("Enter")
+        terminal.type(value)
+        terminal.press("Enter")
+        terminal.press("Escape")
+        see(lambda s: "searches all fields" in s, "all fields again")
+    terminal.type("/train.num")
+    terminal.press("Enter")
+    see(lambda s: f"{len(CUT_SMALL)} changed" in s and "100000" in s, "what is otherwise than in the preset")
+    terminal.press("Enter")
     see(lambda s: "running" in s and "/100,000" in s and "loss nats" in s, "the running cockpit")
+    other.start([*LLMCTL, "attach", "walk", "--readonly"], 80, 24)
 
     run = find_run("walk")
 
@@ -179,6 +214,24 @@ def test_a_person_walks_through_all_that_the_cockpit_does_to_runs(
     terminal.press("P")
     see(lambda s: "paused" in s.splitlines()[0], "the pause")
     paused_at = observe(run).step
+    other.wait_for(lambda s: "paused" in s.splitlines()[0], "the pause, in the other cockpit")
+
+    terminal.press(":")
+    see(lambda s: "Change a value of walk?" in s, "the question which value")
+    terminal.type("checkpoint.keep_lst=7")
+    terminal.press("Enter")
+    see(lambda s: "checkpoint.keep_last" in s and "Change a value" not in s, "the value that was meant")
+    terminal.press(":")
+    see(lambda s: "Change a value of walk?" in s, "the question again")
+    terminal.type("checkpoint.keep_last=7")
+    terminal.press("Enter")
+    for cockpit in (terminal, other):
+        cockpit.press("7")
+        cockpit.type("/keep_last")
+        cockpit.press("Enter")
+        cockpit.wait_for(lambda s: bool(re.search(r"keep_last +7", s)), "the new value")
+    terminal.press("1")
+    see(lambda s: "loss nats" in s, "the curves")
 
     before = terminal.screen().splitlines()[2:10]
     terminal.press("+", "+")
@@ -199,7 +252,13 @@ def test_a_person_walks_through_all_that_the_cockpit_does_to_runs(
     see(lambda s: "q detach" in s, "the cockpit")
 
     terminal.press("3")
-    see(lambda s: "v verify" in s and "newest" in s, "the checkpoints")
+    see(lambda s: "v verify" in s and "best" in s, "the checkpoints")
+    other.press("3")
+    other.wait_for(lambda s: "best" in s, "the checkpoints, in the other cockpit")
+    terminal.press("p")
+    other.wait_for(lambda s: "pinned" in s, "the pin, in the other cockpit")
+    other.press("q")
+    other.wait_for(lambda s: "EXIT=0" in s, "the end of the other cockpit")
     terminal.press("f")
     see(lambda s: "into a new run?" in s, "the question what is to be different")
     terminal.type(DIVERGING)

@@ -93,8 +93,9 @@ def test_five_stalling_watchers_of_a_run_whose_supervisor_is_killed_again_and_ag
     wait_until_over(run, daemons.pid)
     truth = sorted(journal_of(run), key=lambda r: r[:2])
     for feed, records in zip(feeds, seen, strict=True):
-        while batch := feed.poll(0.5):
+        while (batch := feed.poll(0.5)) or feed.link_state != "disk":
             records += batch
+            assert time.monotonic() < deadline
         feed.close()
         assert sorted(((r.stream, r.seq, r.event) for r in records), key=lambda r: r[:2]) == truth
     assert len(truth) >= wanted

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 from textual.pilot import Pilot
@@ -15,10 +17,13 @@ from trainer_daemon.contract.events import CheckpointSaved
 from trainer_daemon.contract.rundir import RunDir
 from trainer_daemon.contract.status import observe
 from tui.app import Cockpit
+from tui.errands import Errand, said_of_checkpoint
+from tui.run_state import RunState
 from tui.screens.checkpoint_acts import fork_words
 from tui.screens.cockpit import CockpitScreen
 from tui.screens.confirm import Confirm
 from tui.screens.type_in import TypeIn
+from tui.wording import age
 
 if TYPE_CHECKING:
     from tests.tui.conftest import Runs
@@ -44,9 +49,37 @@ def told(screen: CockpitScreen) -> str:
     return screen.state.notes[-1].text
 
 
+def row_of(screen: CockpitScreen, step: int) -> str:
+    """What the table of checkpoints says of this one."""
+    rows = [line.split() for line in words(screen).splitlines()]
+    return next((" ".join(row) for row in rows if row[:1] == [str(step)] and "MB" in row), "")
+
+
 async def asked(pilot: Pilot[None], key: str, kind: type[Confirm | TypeIn]) -> None:
     await pilot.press(key)
     await until(pilot, lambda: isinstance(pilot.app.screen, kind))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-5, "<1m"), (59, "<1m"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86_399, "23h"), (200_000, "2d")],
+)
+def test_an_age_is_told_in_its_leading_unit(seconds: float, said: str) -> None:
+    assert age(seconds) == said
+
+
+def test_what_takes_long_stands_beside_its_checkpoint_while_it_lasts() -> None:
+    state = RunState("fox")
+    errand = Errand(RunDir(Path("nowhere")), ["export", "fox@40", "out"])
+    with patch.object(Errand, "is_over", False):
+        assert said_of_checkpoint(errand, state) == {"checkpoints"}
+    assert state.checkpoint_words == {40: {"export": "exporting"}}
+    errand.join()
+    said_of_checkpoint(errand, state)
+    assert state.checkpoint_words == {40: {}}
+    of_no_checkpoint = Errand(RunDir(Path("nowhere")), ["presets"])
+    of_no_checkpoint.join()
+    assert said_of_checkpoint(of_no_checkpoint, state) == set()
 
 
 @pytest.mark.slow
@@ -55,16 +88,18 @@ async def test_checkpoints_are_checked_kept_and_deleted_by_keys(runs: Runs) -> N
     async with Cockpit(run).run_test(size=(120, 40)) as pilot:
         screen = await opened(pilot)
         await pilot.press("3")
-        await until(pilot, lambda: "v verify" in words(screen) and "newest" in words(screen))
+        await until(pilot, lambda: "v verify" in words(screen) and "best" in row_of(screen, 40))
         await pilot.press("v")
         await until(pilot, lambda: told(screen) == "verify: all 1 files of fox@40 are what was written")
+        await until(pilot, lambda: row_of(screen, 40).endswith("best · whole"))
         (run.checkpoints / "step-00000040" / "model.safetensors").write_bytes(b"other")
         await pilot.press("v")
         await until(pilot, lambda: "1 of 1 files are not what was written" in told(screen))
+        await until(pilot, lambda: row_of(screen, 40).endswith("best · damaged"))
 
         await pilot.press("down", "p")
         await until(pilot, lambda: told(screen).startswith("pin: step 20 is pinned"))
-        await until(pilot, lambda: "pinned" in words(screen).partition("newest")[2])
+        await until(pilot, lambda: row_of(screen, 20).endswith("pinned"))
         await asked(pilot, "d", Confirm)
         await pilot.press("enter", "n")
         await until(pilot, lambda: pilot.app.screen is screen)
@@ -84,6 +119,7 @@ async def test_checkpoints_are_checked_kept_and_deleted_by_keys(runs: Runs) -> N
         assert pilot.app.screen.query_one(Input).value == "fox-40"
         await pilot.press("enter")
         await until(pilot, lambda: told(screen).startswith("export: "))
+        await until(pilot, lambda: row_of(screen, 40).endswith("best · damaged"))
         await asked(pilot, "f", TypeIn)
         await pilot.press(*"model.depth=9", "enter")
         await until(pilot, lambda: "fork: a fork keeps the shapes of its checkpoint" in told(screen))

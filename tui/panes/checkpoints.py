@@ -1,6 +1,7 @@
 """The checkpoints, with the held-out score of each, and where each lies on the curve. Enter talks to one; other keys have
 llmctl check it, keep it, …"""
 
+import time
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,14 +17,14 @@ from tui.chart.symbols import Symbols
 from tui.chart.widget import Chart
 from tui.feed import Shelf
 from tui.figures import checkpoints_figure
-from tui.ink import GREEN, hue, palette_of
+from tui.ink import GREEN, VERMILION, hue, palette_of
 from tui.key_names import Hint
 from tui.panes.pane import Pane
 from tui.run_state import Area, Checkpoint, RunState
 from tui.screens.checkpoint_acts import Act
 from tui.store import XAxis
 from tui.widgets.table import Table
-from tui.wording import clock, count, fixed, size
+from tui.wording import age, count, fixed, size
 
 LEAST_HEIGHT = 20
 """From so many rows on there is room for the curve, however long the table is."""
@@ -31,7 +32,11 @@ CURVE_SHARE = 0.4
 """Of the rows, at least, from there on."""
 LEAST_CURVE = 6
 """Rows below which a curve says nothing."""
-FIGURES = ("step", "val bpb", "loss nats", "size", "saved")
+FIGURES = ("step", "val bpb", "loss nats", "size", "age")
+WIDE = 90
+"""Cells of the view from which on there are two between figures, not one."""
+AGE_SECONDS = 30.0
+"""Between two looks at the clock."""
 
 
 class CheckpointsPane(Pane):
@@ -98,11 +103,19 @@ class CheckpointsPane(Pane):
         yield chart
         yield Table(cursor_type="row", cell_padding=2, id="checkpoints-table")
 
+    def on_mount(self) -> None:
+        self.set_interval(AGE_SECONDS, self._grow_older)
+
+    def _grow_older(self) -> None:
+        if self._state is not None and self.is_on_screen:
+            self._draw_table(self._state)
+
     @property
     def first_focus(self) -> Widget:
         return self.query_one(Table)
 
     def on_resize(self) -> None:
+        self.query_one(Table).cell_padding = 2 if self.size.width >= WIDE else 1
         self._share_rows()
 
     def _share_rows(self) -> None:
@@ -131,14 +144,15 @@ class CheckpointsPane(Pane):
 
     def _draw_table(self, state: RunState) -> None:
         ink = palette_of(self.app)
-        best, last = state.best_checkpoint, state.last_checkpoint
-        rows = []
+        best = state.best_checkpoint
+        now, rows = time.time(), []
         for checkpoint in sorted(state.checkpoints.values(), key=lambda c: -c.step):
-            words = [word for word, it in (("best", best), ("newest", last)) if it is checkpoint]
-            words += ["pinned"] * (checkpoint.path in self._shelf.pinned)
+            words = ["best"] * (checkpoint is best) + ["pinned"] * (checkpoint.path in self._shelf.pinned)
+            words += state.checkpoint_words.get(checkpoint.step, {}).values()
             is_gone = self._shelf.lacks(checkpoint.path)
-            cells = [Text(cell, justify="right") for cell in _cells(checkpoint)]
-            cells.append(Text("pruned" if is_gone else " · ".join(words), hue(ink, GREEN)))
+            cells = [Text(cell, justify="right") for cell in _cells(checkpoint, now)]
+            colour = VERMILION if "damaged" in words else GREEN
+            cells.append(Text("pruned" if is_gone else " · ".join(words), hue(ink, colour)))
             if is_gone:
                 for cell in cells:
                     cell.style = ink.muted
@@ -181,5 +195,5 @@ def curve_rows(height: int, table_rows: int) -> int:
     return left if left >= LEAST_CURVE else 0
 
 
-def _cells(c: Checkpoint) -> list[str]:
-    return [count(c.step), fixed(c.val_bpb, 4), fixed(c.loss_nats, 4), size(c.bytes), clock(c.saved_at)]
+def _cells(c: Checkpoint, now: float) -> list[str]:
+    return [count(c.step), fixed(c.val_bpb, 4), fixed(c.loss_nats, 4), size(c.bytes), age(now - c.saved_at)]

@@ -36,7 +36,7 @@ from tui.chart.symbols import SYMBOLS
 from tui.chart.view import View
 from tui.chart.widget import Chart
 from tui.clipboard import fitting
-from tui.errands import Errand
+from tui.errands import Errand, said_of_checkpoint
 from tui.feed import FeedOpener, LinkState, Shelf, Watch, place_of
 from tui.ink import SKY, hue, palette_of
 from tui.key_names import cockpit_of, fitted_hints
@@ -635,14 +635,16 @@ class CockpitScreen(Screen[None], Backdrop):
         """Have llmctl do it; what it says is told when it is done. `run`: which it is about, else the one in sight."""
         about = run or self.run_folder
         assert about is not None
-        self._errands.append((Errand(about, words), self.state))
-        self.wake()
+        errand = Errand(about, words)
+        self._errands.append((errand, self.state))
+        self._change(said_of_checkpoint(errand, self.state))
 
     def _tell_of(self, errand: Errand, state: RunState) -> None:
         words = f"{errand.words[0]}: {errand.said}"
         if errand.words[0] == "rm" and self.views.current == "runs":
             self._look_at_runs()
         changed = state.tell(Notice("error" if errand.has_failed else "info", words), time.time())
+        changed |= said_of_checkpoint(errand, state)
         if state is self.state:
             self._change(changed)
         self._say(words, "error" if errand.has_failed else "information")
