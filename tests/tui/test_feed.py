@@ -225,11 +225,18 @@ def test_a_run_quicker_than_it_is_folded_in_waits_in_its_journal_and_not_in_memo
 class HeldUpRun(QuickRun):
     """A feed in which all comes at once, as behind a supervisor that stood still."""
 
+    def __init__(self, run: RunDir, after: dict[str, int]) -> None:
+        super().__init__(run, after)
+        self._is_interrupted = threading.Event()
+
     def poll(self, timeout_seconds: float) -> list[Record]:
         if self.seq:
-            time.sleep(timeout_seconds)
+            self._is_interrupted.wait(timeout_seconds)
             return []
         return [record for _ in range(1000) for record in super(HeldUpRun, self).poll(0)]
+
+    def interrupt(self) -> None:
+        self._is_interrupted.set()
 
 
 def test_what_comes_together_is_folded_in_a_little_at_a_time(runs: Runs) -> None:
